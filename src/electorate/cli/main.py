@@ -1,0 +1,34 @@
+"""The `elect` command: one module per subcommand."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from electorate.cli import bench, node, sim, up
+from electorate.errors import UserError
+
+app = typer.Typer(
+    name="elect",
+    help="Elect one process out of many: run nodes, try a local cluster, break the algorithms in a simulator.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+app.command("node")(node.node)
+app.command("up")(up.up)
+app.command("sim")(sim.sim)
+app.add_typer(bench.app, name="bench")
+
+
+def main() -> None:
+    try:
+        app()
+    except UserError as error:
+        print(f"elect: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

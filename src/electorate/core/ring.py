@@ -1,0 +1,376 @@
+"""Leader election on a ring: the voters in the order of their ids, each speaking to the next one alive.
+
+A round has two turns. The first finds the best rank; how is what the three classes here differ in:
+
+- `Ring` (Tanenbaum): a list token collects the positions of the living, back to its initiator.
+- `ChangRoberts` (1979): a candidate's token goes on past lesser ones only; who meets its own is the best.
+- `HirschbergSinclair` (1980): a candidate probes 2^k hops both ways, as long as it is the best there.
+
+The second turn is the same for all: `Coordinator` is the claim of the best rank. It collects the backing
+on its way, and goes to the best one when it is full: n hops for each turn, and one more if the initiator
+is not itself the best.
+
+What can go wrong on the way, and what is done about it:
+
+    the successor is dead             skipped: no connection, or no Ack in time
+    the initiator is dead             a node that a token has visited before drops it
+    the token is lost                 its initiator's time-out starts another
+    two tokens                        both name the best; a voter backs it once per term
+    a voter follows a living leader   the token waits there for a moment, and is dropped
+    the best one has died meanwhile   its claim is not completed; the initiator's time-out
+    a partition closes two rings      a Coordinator needs the backing of a quorum
+"""
+
+from __future__ import annotations
+
+from electorate.core.elector import Elector
+from electorate.core.model import Claim, ElectionMessage, Lead, NodeId, Role, Term
+
+Entry = tuple[NodeId, int]
+"""A contender and its position."""
+
+
+class Token(ElectionMessage, frozen=True):
+    """Who is there? `term` is the newest that any of those visited knows."""
+
+    initiator: NodeId
+    serial: int
+    visited: tuple[NodeId, ...]
+    contenders: tuple[Entry, ...]
+
+
+class Coordinator(Claim, frozen=True):
+    """The claim of `leader`, sent round by `initiator`, with those who back it."""
+
+    initiator: NodeId
+    serial: int
+    visited: tuple[NodeId, ...]
+    leader: NodeId
+    backers: tuple[NodeId, ...]
+
+
+class Ack(ElectionMessage, frozen=True):
+    """The token or Coordinator with this serial has reached me."""
+
+    initiator: NodeId
+    serial: int
+
+
+class Ring(Elector):
+    """Tanenbaum's ring, and what all rings share: successors, acknowledgements, the Coordinator."""
+
+    claim_type = Coordinator
+    fields = (*Elector.fields, "serial", "underway", "suspect")
+
+    serial = 0
+    """The number of the newest message that I have sent round."""
+    underway: tuple[tuple[NodeId, Token | Coordinator], ...] = ()
+    """What I have passed on, and to whom, and is not acknowledged yet."""
+    suspect: NodeId | None = None
+    """The leader that has fallen silent: skipped without waiting for its Ack."""
+
+    # --- first turn: who is best -----------------------------------------------------------------
+
+    def campaign(self) -> None:
+        self.role = Role.CANDIDATE
+        self.changed()
+        self.arm_answers()
+        mine = ((self.me, self.position),)
+        self.pass_on(Token(self.name, self.promise.term, self.me, self.next_serial(), (self.me,), mine))
+
+    def on_token(self, token: Token) -> None:
+        if token.initiator == self.me:
+            best = max(token.contenders, key=lambda entry: self.rank_of(*entry))
+            self.proclaim(best, token.term)
+        else:
+            mine = ((self.me, self.position),) if self.contends else ()
+            self.wait_for_another()
+            self.pass_on(self.visited(token, token.contenders + mine))
+
+    def visited(self, token: Token, contenders: tuple[Entry, ...]) -> Token:
+        """The token as it leaves me."""
+        term = max(token.term, self.promise.term)
+        visited = (*token.visited, self.me)
+        return Token(self.name, term, token.initiator, token.serial, visited, contenders)
+
+    # --- second turn: the claim of the best ----------------------------------------------------------
+
+    def proclaim(self, best: Entry, term: Term) -> None:
+        """Send the claim of the best one round, beginning with me."""
+        leader, position = best
+        term = max(term, self.promise.term) + 1
+        self.on_coordinator(
+            Coordinator(self.name, term, position, self.me, self.next_serial(), (), leader, ())
+        )
+
+    def claim(self, newest: Term = 0) -> None:
+        """I am the heir: nobody needs to ask who is best."""
+        self.role = Role.CANDIDATE
+        self.arm_answers()
+        self.proclaim((self.me, self.position), newest)
+
+    def claim_for(self, term: Term) -> Coordinator:
+        return Coordinator(self.name, term, self.position, self.me, self.next_serial(), (), self.me, ())
+
+    def on_coordinator(self, claim: Coordinator) -> None:
+        if self.me in claim.visited and claim.leader == self.me:
+            self.collect(claim)
+        elif self.me in claim.visited:
+            if claim.initiator == self.me and claim.leader in claim.visited:
+                self.send(claim.leader, claim)
+        else:
+            backers = (*claim.backers, self.me) if self.joins(claim) else claim.backers
+            visited = (*claim.visited, self.me)
+            self.pass_on(
+                Coordinator(
+                    self.name,
+                    claim.term,
+                    claim.position,
+                    claim.initiator,
+                    claim.serial,
+                    visited,
+                    claim.leader,
+                    backers,
+                )
+            )
+
+    def joins(self, claim: Coordinator) -> bool:
+        """Back the one it names, as durably as ever; if that is me, it is my own claim."""
+        if claim.leader == self.me and self.claimed == claim.term:
+            return True
+        if self.objection(claim.leader, claim):
+            return False
+        if claim.leader != self.me:
+            self.back(claim.leader, claim.term)
+            return True
+        if not self.contends or claim.term == self.promise.term:
+            return False
+        self.begin_claim(claim.term)
+        self.arm_answers()
+        self.changed()
+        return True
+
+    def collect(self, claim: Coordinator) -> None:
+        """My claim has been all the way round: count who backs it."""
+        for voter in claim.backers:
+            if self.claimed == claim.term:
+                self.on_accept(voter, claim.term)
+        if self.claimed == claim.term:
+            self.lose()
+
+    # --- going round ------------------------------------------------------------------------------------
+
+    def receive(self, sender: NodeId, message: ElectionMessage) -> None:
+        match message:
+            case Token() | Coordinator():
+                if sender != self.me:
+                    self.send(sender, Ack(self.name, message.term, message.initiator, message.serial))
+                self.on_round(sender, message)
+            case Ack(initiator=initiator, serial=serial):
+                self.acknowledged(sender, initiator, serial)
+            case _:
+                super().receive(sender, message)
+
+    def on_round(self, sender: NodeId, message: Token | Coordinator) -> None:
+        best = message.leader if isinstance(message, Coordinator) else message.initiator
+        if best not in self.node.membership.candidates:
+            self.node.ignore("a round for one who may not lead")
+        elif self.role is Role.LEADER:
+            self.answer_as_leader(best, message)
+        elif self.is_sticky(best):
+            self.hold(sender, message)
+        elif isinstance(message, Coordinator):
+            self.on_coordinator(message)
+        elif message.initiator == self.me and message.serial != self.serial:
+            self.node.ignore("an old token of my own")
+        elif message.initiator != self.me and self.me in message.visited:
+            self.node.ignore("a token whose initiator is gone")
+        else:
+            self.on_token(message)
+
+    def answer_as_leader(self, best: NodeId, message: Token | Coordinator) -> None:
+        """Somebody has missed me: tell it that I lead, or hand over if it asks with a better rank."""
+        if isinstance(message, Coordinator) and self.gives_way_to(best, message.position):
+            self.step_down(best)
+            self.wait_for_another()
+        elif self.node.now < self.lease:
+            self.announce_to(message.initiator)
+        elif isinstance(message, Coordinator):
+            self.on_coordinator(message)
+
+    def pass_on(self, message: Token | Coordinator, after: NodeId | None = None) -> None:
+        """Send it to the next one alive (myself, if there is no other) and wait for the Ack."""
+        to = self.neighbour(after or self.me)
+        if to != self.me:
+            self.underway += ((to, message),)
+            self.arm("hop", self.node.timing.patience, self.node.timing.patience)
+        self.send(to, message)
+
+    def neighbour(self, node: NodeId, clockwise: bool = True) -> NodeId:
+        """The next voter after this one to which there is a connection, or me."""
+        ring = self.node.membership.voters
+        at, step = ring.index(node), 1 if clockwise else -1
+        while True:
+            at = (at + step) % len(ring)
+            if ring[at] == self.me:
+                return self.me
+            if ring[at] != self.suspect and self.node.peers[ring[at]].connected:
+                return ring[at]
+
+    def acknowledged(self, peer: NodeId, initiator: NodeId, serial: int) -> None:
+        self.underway = tuple(
+            (to, message)
+            for to, message in self.underway
+            if (to, message.initiator, message.serial) != (peer, initiator, serial)
+        )
+        if not self.underway:
+            self.disarm("hop")
+
+    def skip(self, peers: frozenset[NodeId]) -> None:
+        """These do not answer: send what they should have passed on to the next ones."""
+        skipped = [hop for hop in self.underway if hop[0] in peers]
+        self.underway = tuple(hop for hop in self.underway if hop[0] not in peers)
+        for peer, message in skipped:
+            self.pass_on(message, after=peer)
+
+    def fire(self, purpose: str) -> None:
+        if purpose == "hop":
+            self.skip(frozenset(to for to, _ in self.underway))
+        else:
+            super().fire(purpose)
+
+    def peer_lost(self, peer: NodeId) -> None:
+        self.skip(frozenset({peer}))
+
+    # --- waiting ----------------------------------------------------------------------------------------
+
+    @property
+    def round_time(self) -> float:
+        """How long two turns may take, some of the successors being skipped."""
+        return self.node.timing.patience * (2 + len(self.node.membership.voters) / 8)
+
+    def arm_answers(self) -> None:
+        self.arm("answers", self.round_time, self.round_time)
+
+    def wait_for_another(self) -> None:
+        low, high = self.turn()
+        self.wait(self.round_time + low, self.round_time + high)
+
+    def leader_fell(self) -> None:
+        self.suspect = self.leader
+        super().leader_fell()
+
+    def follow(self, leader: NodeId, lead: Lead) -> None:
+        self.suspect, self.underway = None, ()
+        self.disarm("hop")
+        super().follow(leader, lead)
+
+    def next_serial(self) -> int:
+        self.serial += 1
+        return self.serial
+
+
+class ChangRoberts(Ring):
+    """A token goes on past lesser contenders only, so the best one's alone comes home."""
+
+    def on_token(self, token: Token) -> None:
+        [(candidate, position)] = token.contenders
+        if candidate == self.me:
+            self.proclaim((self.me, self.position), token.term)
+        elif self.contends and self.rank > self.rank_of(candidate, position):
+            if self.role is not Role.CANDIDATE:
+                self.try_now()
+        else:
+            self.wait_for_another()
+            self.pass_on(self.visited(token, token.contenders))
+
+
+class Probe(ElectionMessage, frozen=True):
+    """Is anybody within `hops` better than the initiator?"""
+
+    initiator: NodeId
+    serial: int
+    position: int
+    hops: int
+    clockwise: bool
+
+
+class Echo(ElectionMessage, frozen=True):
+    """Nobody in that direction is; on its way back."""
+
+    initiator: NodeId
+    serial: int
+    clockwise: bool
+
+
+class HirschbergSinclair(Ring):
+    """Probes of 1, 2, 4 … hops in both directions; a better contender swallows them. They are not
+    acknowledged: a lost one costs its initiator a time-out."""
+
+    fields = (*Ring.fields, "reach", "echoes", "newest")
+
+    reach = 1
+    """How many hops my present probes go."""
+    echoes: frozenset[bool] = frozenset()
+    """The directions from which an Echo has come back."""
+    newest: Term = 0
+    """The newest term that my probes have met."""
+
+    def campaign(self) -> None:
+        self.role = Role.CANDIDATE
+        self.reach, self.newest = 1, self.promise.term
+        self.changed()
+        self.arm_answers()
+        self.probe()
+
+    def probe(self) -> None:
+        self.echoes = frozenset()
+        serial = self.next_serial()
+        for clockwise in (True, False):
+            probe = Probe(self.name, self.newest, self.me, serial, self.position, self.reach, clockwise)
+            self.send(self.neighbour(self.me, clockwise), probe)
+
+    def receive(self, sender: NodeId, message: ElectionMessage) -> None:
+        match message:
+            case Probe() if message.initiator in self.node.membership.candidates:
+                self.on_probe(sender, message)
+            case Echo():
+                self.on_echo(message)
+            case _:
+                super().receive(sender, message)
+
+    def on_probe(self, sender: NodeId, probe: Probe) -> None:
+        if self.role is Role.LEADER:
+            self.announce_to(probe.initiator)
+        elif self.is_sticky(probe.initiator):
+            self.hold(sender, probe)
+        elif probe.initiator == self.me:
+            if probe.serial == self.serial and self.role is Role.CANDIDATE:
+                self.proclaim((self.me, self.position), max(probe.term, self.newest))
+        elif self.contends and self.rank > self.rank_of(probe.initiator, probe.position):
+            if self.role is not Role.CANDIDATE:
+                self.try_now()
+        else:
+            self.wait_for_another()
+            self.relay(probe)
+
+    def relay(self, probe: Probe) -> None:
+        term, initiator, serial, clockwise = probe.term, probe.initiator, probe.serial, probe.clockwise
+        term = max(term, self.promise.term)
+        if probe.hops > 1:
+            onward = Probe(
+                self.name, term, initiator, serial, probe.position, probe.hops - 1, clockwise
+            )
+            self.send(self.neighbour(self.me, clockwise), onward)
+        else:
+            self.send(self.neighbour(self.me, not clockwise), Echo(self.name, term, initiator, serial, clockwise))
+
+    def on_echo(self, echo: Echo) -> None:
+        if echo.initiator != self.me:
+            self.send(self.neighbour(self.me, not echo.clockwise), echo)
+        elif echo.serial == self.serial and self.role is Role.CANDIDATE:
+            self.newest = max(self.newest, echo.term)
+            self.echoes |= {echo.clockwise}
+            if len(self.echoes) == 2:
+                self.reach *= 2
+                self.probe()

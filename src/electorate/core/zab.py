@@ -1,0 +1,320 @@
+"""ZAB: ZooKeeper's fast leader election and the discovery that follows it (Junqueira, Reed & Serafini 2011;
+the election as ZooKeeper's servers run it).
+
+A looking node tells all voters its vote, at first for itself, and adopts any better one it hears of: the
+order is (peer epoch, zxid, id), so the freshest data wins. A quorum of equal votes that nobody disturbs
+for `finalize_wait` decides.
+
+    state       hears                           and so it
+    looking     a vote of a newer round         joins that round, with the better of it and its own first vote
+                a vote of an older round        tells the sender where the election is
+                a better vote in its round      adopts it and tells everybody
+                enough equal votes              leads, or follows whom they name
+                a quorum that has a leader      follows that one, without an election
+    leading     FollowerInfo from a quorum      claims the epoch after the newest one accepted: LeaderInfo
+    leading,    Notification of a looking       answers with its settled vote
+    following   node
+
+LeaderInfo is the claim and Accept its AckEpoch; a voter does not back a leader whose data is older than
+its own. zxid is the position that the application sets; the peer epoch is that of the last leader
+followed. Departures from ZooKeeper: priority decides between equal zxids before the id does; observers
+say nothing and learn from the leader's Lead; and with `stagger = "rank"` nodes begin to look in the order
+of their rank, and the wait is over once every voter that can be reached agrees (in ZooKeeper: every voter).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import NamedTuple
+
+from electorate.core.elector import Elector
+from electorate.core.model import Claim, ElectionMessage, NodeId, Reason, Role, Term
+
+
+class State(StrEnum):
+    LOOKING = "looking"
+    FOLLOWING = "following"
+    LEADING = "leading"
+
+
+class Vote(NamedTuple):
+    """For whom, and why: its epoch and data as the voter knows them."""
+
+    peer_epoch: Term
+    zxid: int
+    priority: int
+    leader: NodeId
+
+
+NO_VOTE = Vote(-1, -1, 0, "")
+"""Of a voter that does not want to lead."""
+
+
+class Notification(ElectionMessage, frozen=True):
+    """My vote in this round. `term` is the newest epoch that I have accepted."""
+
+    leader: NodeId
+    zxid: int
+    peer_epoch: Term
+    round: int
+    state: State
+
+
+class FollowerInfo(ElectionMessage, frozen=True):
+    """I follow you: `term` is the newest epoch that I have accepted."""
+
+
+class LeaderInfo(Claim, frozen=True):
+    """The new epoch, proposed by one whose own last epoch was `peer_epoch`."""
+
+    peer_epoch: Term
+
+
+class Zab(Elector):
+    claim_type = LeaderInfo
+    fields = (*Elector.fields, "round", "proposal", "votes", "agreeing", "settled", "decided", "learners")
+
+    round = 0
+    """ZooKeeper's logical clock: kept in memory only."""
+    proposal = NO_VOTE
+    votes: Mapping[NodeId, Vote] = MappingProxyType({})
+    """What the others vote in my round."""
+    agreeing: frozenset[NodeId] = frozenset()
+    """Who votes as I do, myself included."""
+    settled: Mapping[NodeId, tuple[Vote, State]] = MappingProxyType({})
+    """The votes of those that have a leader, whatever their round."""
+    decided: NodeId | None = None
+    """Whom the votes have elected, until it leads or gives up."""
+    learners: frozenset[tuple[NodeId, Term]] = frozenset()
+    """Who has sent me FollowerInfo, and the newest epoch it has accepted."""
+
+    # --- looking -----------------------------------------------------------------------------------
+
+    def campaign(self) -> None:
+        self.look(self.round + 1)
+
+    def look(self, round: int) -> None:
+        self.role = Role.CANDIDATE
+        self.decided, self.learners, self.settled = None, frozenset(), {}
+        self.begin_round(round, self.first_vote)
+        self.arm_resend()
+        self.changed()
+
+    @property
+    def looking(self) -> bool:
+        return self.role is Role.CANDIDATE and self.decided is None and not self.claimed
+
+    @property
+    def first_vote(self) -> Vote:
+        return self.vote_for(self.me, self.position, self.promise.epoch) if self.contends else NO_VOTE
+
+    def vote_for(self, leader: NodeId, zxid: int, peer_epoch: Term) -> Vote:
+        member = self.node.membership.by_id.get(leader)
+        return Vote(peer_epoch, zxid, member.priority if member else 0, leader)
+
+    def begin_round(self, round: int, vote: Vote) -> None:
+        self.round, self.votes = round, {}
+        self.propose(vote)
+
+    def propose(self, vote: Vote) -> None:
+        """Make this my vote, and tell everybody."""
+        self.proposal = vote
+        self.agreeing = frozenset({self.me, *(node for node, theirs in self.votes.items() if theirs == vote)})
+        self.tell_all()
+
+    def tell_all(self) -> None:
+        for voter in self.node.membership.voters:
+            if voter != self.me:
+                self.tell(voter)
+
+    def tell(self, peer: NodeId) -> None:
+        vote = self.current_vote
+        self.send(
+            peer,
+            Notification(
+                self.name,
+                self.promise.term,
+                vote.leader,
+                vote.zxid,
+                vote.peer_epoch,
+                self.round,
+                self.state_shown,
+            ),
+        )
+
+    @property
+    def current_vote(self) -> Vote:
+        if self.leader is None:
+            return self.proposal
+        return self.vote_for(self.leader, self.leader_position, self.promise.epoch)
+
+    @property
+    def state_shown(self) -> State:
+        if self.me in (self.leader, self.decided):
+            return State.LEADING
+        return State.LOOKING if self.leader is None and self.decided is None else State.FOLLOWING
+
+    # --- what the others vote ------------------------------------------------------------------------
+
+    def receive(self, sender: NodeId, message: ElectionMessage) -> None:
+        match message:
+            case Notification():
+                self.on_notification(sender, message)
+            case FollowerInfo(term=accepted):
+                self.on_follower_info(sender, accepted)
+            case _:
+                super().receive(sender, message)
+
+    def on_notification(self, sender: NodeId, notification: Notification) -> None:
+        membership = self.node.membership
+        vote = self.vote_for(notification.leader, notification.zxid, notification.peer_epoch)
+        if sender not in membership.voters or self.me not in membership.voters:
+            return self.node.ignore("a vote of, or to, one who does not vote")
+        if vote != NO_VOTE and vote.leader not in membership.candidates:
+            return self.node.ignore("a vote for one who may not lead")
+        if notification.state is not State.LOOKING:
+            return self.on_settled_vote(sender, notification, vote) if self.looking else None
+        if self.role is Role.FOLLOWER and self.leader is None:
+            self.look(max(self.round, notification.round))
+        if self.looking:
+            return self.on_looking_vote(sender, notification.round, vote)
+        if self.leader not in (None, self.me):
+            self.hold(sender, notification)
+        return self.tell(sender)
+
+    def on_looking_vote(self, sender: NodeId, round: int, vote: Vote) -> None:
+        if round < self.round:
+            return self.tell(sender)
+        if round > self.round:
+            self.begin_round(round, max(vote, self.first_vote))
+        elif vote > self.proposal:
+            self.propose(vote)
+        self.votes = {**self.votes, sender: vote}
+        if vote == self.proposal:
+            self.agreeing |= {sender}
+        else:
+            self.agreeing -= {sender}
+        return self.tally()
+
+    def tally(self) -> None:
+        """A quorum that agrees decides: at once if there is nobody else to hear, else after a quiet wait."""
+        if self.proposal == NO_VOTE or not self.node.membership.is_quorum(self.agreeing):
+            return self.disarm("finalize")
+        if self.agreeing.issuperset(self.electorate):
+            return self.decide(self.proposal.leader)
+        wait = self.node.timing.finalize_wait
+        return self.arm("finalize", wait, wait)
+
+    @property
+    def electorate(self) -> list[NodeId]:
+        """The voters whose vote may still come."""
+        peers, voters = self.node.peers, self.node.membership.voters
+        if self.node.settings.stagger != "rank":
+            return list(voters)
+        return [voter for voter in voters if voter == self.me or peers[voter].connected]
+
+    def on_settled_vote(self, sender: NodeId, notification: Notification, vote: Vote) -> None:
+        """The sender has a leader: if a quorum has, and that leader says so too, it is mine as well."""
+        self.settled = {**self.settled, sender: (vote, notification.state)}
+        backing = {
+            node
+            for node, (theirs, _) in self.settled.items()
+            if (theirs.leader, theirs.peer_epoch) == (vote.leader, vote.peer_epoch)
+        }
+        if notification.round == self.round:
+            backing.update(node for node, theirs in self.votes.items() if theirs == vote)
+            backing.update({self.me} if self.proposal == vote else ())
+        if self.node.membership.is_quorum(backing) and self.confirms(vote.leader, notification.round):
+            self.round = notification.round
+            self.decide(vote.leader)
+
+    def confirms(self, leader: NodeId, round: int) -> bool:
+        """A quorum may still follow one that has gone: it counts only if the named one says it leads, and
+        followers of an earlier round do not make me their leader."""
+        if leader == self.me:
+            return round == self.round
+        return leader in self.settled and self.settled[leader][1] is State.LEADING
+
+    # --- decided: discovery -----------------------------------------------------------------------------
+
+    def decide(self, leader: NodeId) -> None:
+        self.decided = leader
+        self.disarm("finalize")
+        self.arm("answers", 2 * self.node.timing.patience, 2 * self.node.timing.patience)
+        if leader == self.me:
+            self.discover()
+        else:
+            self.send(leader, FollowerInfo(self.name, self.promise.term))
+
+    def on_follower_info(self, sender: NodeId, accepted: Term) -> None:
+        if self.role is Role.LEADER:
+            self.announce_to(sender)
+        elif self.role is Role.CANDIDATE and not self.claimed and sender in self.node.membership.voters:
+            self.learners |= {(sender, accepted)}
+            self.discover()
+        else:
+            self.node.ignore("a FollowerInfo that I do not wait for")
+
+    def discover(self) -> None:
+        """Once a quorum has told me its newest epochs, claim the next one."""
+        learners = {self.me, *(node for node, _ in self.learners)}
+        if self.decided == self.me and self.node.membership.is_quorum(learners):
+            self.claim(newest=max((accepted for _, accepted in self.learners), default=0))
+
+    def claim_for(self, term: Term) -> LeaderInfo:
+        return LeaderInfo(self.name, term, self.position, self.promise.epoch)
+
+    def misgiving(self, claimant: NodeId, claim: Claim) -> Reason | None:
+        """My data is fresher than the leader's: it was not elected by the likes of me."""
+        if isinstance(claim, LeaderInfo):
+            fresher = (self.promise.epoch, self.position) > (claim.peer_epoch, claim.position)
+            return Reason.STALER if fresher else None
+        return None
+
+    def settle(self, term: Term) -> None:
+        """ZooKeeper's currentEpoch: kept before NEWLEADER is acknowledged."""
+        self.keep(self.promise.term, self.promise.backed, epoch=term)
+
+    # --- waiting ------------------------------------------------------------------------------------------
+
+    def arm_resend(self) -> None:
+        wait = self.node.timing.patience * 2 ** min(self.attempts, 6)
+        self.arm("answers", wait, wait)
+
+    def fire(self, purpose: str) -> None:
+        match purpose:
+            case "finalize":
+                if self.looking and self.node.membership.is_quorum(self.agreeing):
+                    self.decide(self.proposal.leader)
+            case "answers" if self.looking:
+                self.attempts += 1
+                self.tell_all()
+                self.arm_resend()
+            case _:
+                super().fire(purpose)
+
+    def peer_found(self, peer: NodeId) -> None:
+        if self.looking and peer in self.node.membership.voters:
+            self.tell(peer)
+        super().peer_found(peer)
+
+    def peer_lost(self, peer: NodeId) -> None:
+        """Its vote need not be waited for."""
+        if self.looking:
+            self.tally()
+
+    def abandon(self) -> None:
+        if self.role is Role.CANDIDATE:
+            self.disarm("finalize")
+        self.decided, self.learners = None, frozenset()
+        super().abandon()
+
+    def state(self) -> tuple[object, ...]:
+        *rest, votes, agreeing, settled, decided, learners = super().state()
+        return (*rest, freeze(votes), agreeing, freeze(settled), decided, learners)
+
+
+def freeze(mapping: object) -> object:
+    return frozenset(mapping.items()) if isinstance(mapping, Mapping) else mapping

@@ -1,0 +1,5 @@
+"""What a user or operator did that cannot work, as opposed to a bug of ours."""
+
+
+class UserError(Exception):
+    """One clear sentence that names the thing and the remedy. The command prints it and exits with 2."""

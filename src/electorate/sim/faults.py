@@ -1,0 +1,226 @@
+"""Storms: random faults from a seed, in three strengths.
+
+    calm       nothing goes wrong
+    rough      crashes, pauses, partitions and bad weather every second or so, as in a bad week
+    hostile    a fault every 20 to 400 ms, restarts within 1 to 20 ms, crashes in the middle of a step,
+               stalled disks, drifting clocks: as bad as it takes to break a design that lacks a guard
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Literal
+
+import msgspec
+
+from electorate.core.model import Member, Membership, NodeId, QuorumRule, Settings, Timing
+from electorate.sim.network import Delay, Weather
+from electorate.sim.world import COMMIT, Host, Plan, World
+
+Level = Literal["calm", "rough", "hostile"]
+
+FAST = Timing(beat=0.04, lease=0.2, drift=0.01, patience=0.03, rank_slot=0.005, finalize_wait=0.01)
+"""Timing of the storms: short leases, so that a simulated minute holds many leaderships."""
+
+GAPS = {"rough": (0.2, 2.0), "hostile": (0.02, 0.4)}
+
+
+def ids(count: int) -> tuple[NodeId, ...]:
+    """a, b, c … for a few nodes, n0001 … for many: the order of the ids is the order of their numbers."""
+    if count <= 26:
+        return tuple(chr(ord("a") + number) for number in range(count))
+    return tuple(f"n{number:04}" for number in range(1, count + 1))
+
+
+def plan_for(
+    level: Level,
+    seed: int,
+    nodes: int,
+    settings: Settings,
+    rule: QuorumRule = QuorumRule.MAJORITY,
+) -> Plan:
+    """The plan of a run: in a storm, the weather, the timing and the number of elections vary too."""
+    membership = Membership(tuple(Member(id) for id in ids(nodes)), rule)
+    if level == "calm":
+        return Plan(membership=membership, settings=settings)
+    random = Random(seed)
+    elections = ("main", "shard-1", "shard-2")[: random.choice((1, 1, 2, 3))]
+    stagger: Literal["rank", "random"] = random.choice(("rank", "rank", "random"))
+    settings = msgspec.structs.replace(settings, timing=FAST, elections=elections)
+    if settings.algorithm == "raft" and settings.stagger == "rank":
+        settings = msgspec.structs.replace(settings, stagger=stagger)
+    return Plan(
+        membership=membership,
+        settings=settings,
+        weather=weather_for(level, random),
+        elections=elections,
+        skew=True,
+    )
+
+
+def weather_for(level: Level, random: Random) -> Weather:
+    if level == "rough":
+        return Weather(delay=Delay("lognormal", 0.001, 0.004), loss=0.002, duplicate=0.002)
+    return Weather(
+        delay=random.choice((Delay("uniform", 0.0003, 0.003), Delay("lognormal", 0.002, 0.01))),
+        loss=random.choice((0.0, 0.01, 0.05)),
+        duplicate=random.choice((0.0, 0.05)),
+        reorder=random.choice((0.0, 0.02, 0.2)),
+    )
+
+
+class Storm:
+    """Strikes a world with one fault after another until a given time, then makes it calm again."""
+
+    def __init__(self, world: World, level: Level, until: float) -> None:
+        self.world = world
+        self.random = world.random
+        self.until = until
+        if level != "calm":
+            self.low, self.high = GAPS[level]
+            self.strikes = ROUGH if level == "rough" else HOSTILE
+            self.next_strike()
+
+    def next_strike(self) -> None:
+        at = self.world.now + self.random.uniform(self.low, self.high)
+        if at < self.until:
+            self.world.at(at, self.strike)
+        else:
+            self.world.at(self.until, self.calm)
+
+    def strike(self, *_: object) -> None:
+        self.random.choice(self.strikes)(self)
+        self.next_strike()
+
+    def calm(self, *_: object) -> None:
+        """The faults stop: everybody runs, everybody is connected, everybody wants to lead."""
+        world = self.world
+        world.note("fault", "", None, "the faults stop")
+        world.change_weather(Weather(delay=Delay("uniform", 0.0005, 0.0015)))
+        world.heal()
+        for host in world.hosts.values():
+            host.commit_time = COMMIT
+            host.sends_left = None
+            host.go_on()
+            if not host.up:
+                host.start()
+            for election in world.plan.elections:
+                if host.id in world.plan.membership.candidates:
+                    host.wish("contend", election)
+
+    # --- the faults
+
+    def tell(self, story: str) -> None:
+        self.world.note("fault", "", None, story)
+
+    def any_host(self) -> Host:
+        return self.random.choice(list(self.world.hosts.values()))
+
+    def target(self) -> Host:
+        """Any host, but more often one that leads: that is where it hurts."""
+        leaders = [host for host in self.world.hosts.values() if host.up and host.node.leading]
+        return self.random.choice(leaders) if leaders and self.random.random() < 0.6 else self.any_host()
+
+    def pair(self) -> tuple[Host, Host]:
+        first, second = self.random.sample(list(self.world.hosts.values()), 2)
+        return first, second
+
+    def later(self, low: float, high: float, action: Callable[..., None], *arguments: object) -> None:
+        self.world.after(self.random.uniform(low, high), lambda *_: action(*arguments))
+
+    def crash(self) -> None:
+        self.bring_down(self.target())
+
+    def crash_voters(self) -> None:
+        """Some voters restart at once: what they had promised is forgotten, unless the design is wary."""
+        for host in self.world.hosts.values():
+            if self.random.random() < 0.5 and not (host.up and host.node.leading):
+                self.bring_down(host, quick=True)
+
+    def bring_down(self, host: Host, quick: bool = False) -> None:
+        host.crash()
+        low, high = (0.001, 0.02) if quick or self.random.random() < 0.5 else (0.05, 1.0)
+        self.later(low, high, self.restart, host)
+
+    def restart(self, host: Host) -> None:
+        if not host.up:
+            host.start()
+
+    def crash_in_step(self) -> None:
+        """The next sends of this host are its last: a crash between two effects of one step."""
+        host = self.target()
+        if host.up:
+            host.sends_left = self.random.randint(1, 6)
+            self.later(0.2, 0.6, self.restart, host)
+
+    def pause(self) -> None:
+        host = self.target()
+        host.pause()
+        self.later(0.01, 0.8, host.go_on)
+
+    def split(self) -> None:
+        hosts = list(self.world.hosts)
+        self.random.shuffle(hosts)
+        at = self.random.randint(1, len(hosts) - 1)
+        one, other = tuple(hosts[:at]), tuple(hosts[at:])
+        self.tell(f"partition: {' '.join(one)} | {' '.join(other)}")
+        self.world.split(one, other)
+        self.later(0.05, 1.0, self.world.heal)
+
+    def one_way(self) -> None:
+        a, b = self.pair()
+        self.tell(f"nothing passes from {a.id} to {b.id}")
+        self.world.block(a.id, b.id)
+        self.later(0.05, 1.0, self.world.unblock, a.id, b.id)
+
+    def deafen(self) -> None:
+        """A host hears nobody, though everybody hears it."""
+        host = self.target()
+        self.tell(f"{host.id} hears nobody")
+        for other in host.links:
+            self.world.block(other, host.id)
+            self.later(0.1, 0.8, self.world.unblock, other, host.id)
+
+    def part_pair(self) -> None:
+        a, b = self.pair()
+        self.tell(f"no link between {a.id} and {b.id}")
+        for x, y in ((a.id, b.id), (b.id, a.id)):
+            self.world.block(x, y)
+            self.later(0.1, 1.5, self.world.unblock, x, y)
+
+    def cut(self) -> None:
+        a, b = self.pair()
+        self.world.cut(a.id, b.id)
+
+    def slow(self) -> None:
+        a, b = self.pair()
+        self.world.links[a.id, b.id].slow = self.random.uniform(0.01, 0.3)
+        self.later(0.1, 1.0, setattr, self.world.links[a.id, b.id], "slow", 0.0)
+
+    def slow_disk(self) -> None:
+        host = self.target()
+        host.commit_time = (0.01, self.random.uniform(0.02, 0.4))
+        self.later(0.1, 1.0, setattr, host, "commit_time", COMMIT)
+
+    def wish(self) -> None:
+        """The user wants something: resign, transfer, withdraw, contend, a new position."""
+        host, election = self.target(), self.random.choice(self.world.plan.elections)
+        match self.random.choice(("resign", "transfer", "transfer", "withdraw", "contend", "position")):
+            case "transfer":
+                host.wish("transfer", election, self.any_host().id)
+            case "position":
+                self.any_host().wish("set_position", election, self.random.randint(0, 3))
+            case "withdraw":
+                host.wish("withdraw", election)
+                self.later(0.1, 0.5, host.wish, "contend", election)
+            case wish:
+                host.wish(wish, election)
+
+
+ROUGH = (Storm.crash, Storm.pause, Storm.split, Storm.cut, Storm.slow, Storm.slow_disk, Storm.wish)
+HOSTILE = (
+    *(Storm.crash, Storm.crash_voters, Storm.crash_voters, Storm.crash_in_step, Storm.crash_in_step),
+    *(Storm.pause, Storm.pause, Storm.split, Storm.split, Storm.one_way, Storm.one_way, Storm.deafen),
+    *(Storm.part_pair, Storm.part_pair, Storm.cut, Storm.slow, Storm.slow_disk, Storm.wish, Storm.wish),
+)
