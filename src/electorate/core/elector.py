@@ -90,13 +90,14 @@ class Elector:
         """The campaign timer is armed."""
         self.attempts = 0
         self.deterred_until = float("-inf")
-        """Not to take over from a living leader before then: I have just asked, or (inf) somebody wanted it."""
+        """Not to take over from a living leader before then: I have just asked, or (inf) it was elected
+        by a wish."""
         self.takeovers = 0
         """How often I have asked a living leader to hand over, since I last led."""
         self.quiet_until = node.started_at + node.timing.lease if promise.term else float("-inf")
         self.view = View(name, self.shown_role, None, promise.term)
 
-    # --- who I am ----------------------------------------------------------------------------
+    # --- who I am ---------------------------------------------------------------------------------
 
     @property
     def me(self) -> NodeId:
@@ -117,7 +118,7 @@ class Elector:
     def rank(self) -> Rank:
         return self.rank_of(self.me, self.position)
 
-    # --- the wishes of the local user ----------------------------------------------------------
+    # --- the wishes of the local user -------------------------------------------------------------
 
     def contend(self) -> None:
         """Want to lead, now and whenever there is no leader."""
@@ -169,7 +170,7 @@ class Elector:
         self.position = position
         self.take_over_from_lesser()
 
-    # --- what happens on the links ---------------------------------------------------------------
+    # --- what happens on the links ----------------------------------------------------------------
 
     def receive(self, sender: NodeId, message: ElectionMessage) -> None:
         match message:
@@ -208,14 +209,15 @@ class Elector:
         """A connection to the peer stands."""
         if self.role is Role.LEADER:
             self.announce_to(peer)
-        elif self.leader is None and self.role is Role.FOLLOWER:
-            if not self.waiting or self.node.is_gathering:
-                self.seek()
+            return
+        leaderless = self.leader is None and self.role is Role.FOLLOWER
+        if leaderless and (not self.waiting or self.node.is_gathering):
+            self.seek()
 
     def peer_lost(self, peer: NodeId) -> None:
         """The connection to the peer broke: for an algorithm that waits for this peer alone."""
 
-    # --- choosing: when to try ---------------------------------------------------------------------
+    # --- choosing: when to try --------------------------------------------------------------------
 
     def campaign(self) -> None:
         """Find out who should lead, and `claim` if it is me. Each algorithm has its own way."""
@@ -277,7 +279,7 @@ class Elector:
         low, high = self.turn()
         self.wait(self.node.timing.patience + low, self.node.timing.patience + high)
 
-    # --- claiming and backing: who may ---------------------------------------------------------------
+    # --- claiming and backing: who may ------------------------------------------------------------
 
     def claim(self, newest: Term = 0) -> None:
         """Ask every voter to back me for the term after the newest; I back myself as durably as any other."""
@@ -443,7 +445,7 @@ class Elector:
             self.role = Role.FOLLOWER
             self.disarm("answers")
 
-    # --- leading ---------------------------------------------------------------------------------------
+    # --- leading ----------------------------------------------------------------------------------
 
     def win(self) -> None:
         term, self.claimed = self.claimed, 0
@@ -490,7 +492,7 @@ class Elector:
             self.send(peer, Resign(self.name, self.leader_term, heir))
         self.changed()
 
-    # --- following ---------------------------------------------------------------------------------------
+    # --- following --------------------------------------------------------------------------------
 
     def on_lead(self, sender: NodeId, lead: Lead) -> None:
         if lead.term < self.promise.term:
@@ -558,7 +560,7 @@ class Elector:
 
     def hold(self, sender: NodeId, message: ElectionMessage) -> None:
         """Keep a question for a moment: the news that frees me may be on its way. It may also be lost, while
-        the leader of this election lives on as that of another: so tell it that I follow, and it will object."""
+        the leader of this election lives on as that of another: I tell it that I follow, and it objects."""
         others = tuple(held for held in self.held if held[0] != sender)
         self.held = (*others, (sender, message, self.node.now + self.node.timing.patience))
         if self.leader not in (None, self.me):
@@ -572,7 +574,7 @@ class Elector:
             self.receive(sender, message)
         return bool(current)
 
-    # --- taking over from a living leader ------------------------------------------------------------
+    # --- taking over from a living leader ---------------------------------------------------------
 
     def outranks(self, leader: NodeId, position: int) -> bool:
         """Whether I should lead in place of this leader, as far as rank goes."""
@@ -601,7 +603,7 @@ class Elector:
         if wait < float("inf"):
             self.arm("takeover", max(wait, timing.patience), max(wait, timing.patience))
 
-    # --- saying it ---------------------------------------------------------------------------------------
+    # --- saying it --------------------------------------------------------------------------------
 
     def send(self, to: NodeId, message: ElectionMessage) -> None:
         """Say it, if there is a connection; what nobody hears costs nothing."""

@@ -25,7 +25,17 @@ Pair = tuple[int, int]
 class Peer:
     """What one node promised another, and what it was promised."""
 
-    __slots__ = ("connected", "epoch", "granted", "id", "incarnation", "pair", "promised", "timing", "watched")
+    __slots__ = (
+        "connected",
+        "epoch",
+        "granted",
+        "id",
+        "incarnation",
+        "pair",
+        "promised",
+        "timing",
+        "watched",
+    )
 
     def __init__(self, id: NodeId, timing: Timing) -> None:
         self.id = id
@@ -111,4 +121,3 @@ class Beats:
             if number == seq:
                 return at
         return None
-

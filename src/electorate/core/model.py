@@ -27,7 +27,7 @@ NOBODY: NodeId = ""
 """Backed in a term in which this node must not back anyone (see `Node.rejoin`)."""
 
 
-# --- membership and quorums ------------------------------------------------------------------
+# --- membership and quorums -----------------------------------------------------------------------
 
 
 class Kind(StrEnum):
@@ -103,7 +103,8 @@ class Membership(msgspec.Struct, frozen=True, dict=True):
             if self.by_id[node].weight:
                 groups.setdefault(self.by_id[node].group, []).append(node)
         carried = sum(
-            2 * self._weight(n for n in group if n in nodes) > self._weight(group) for group in groups.values()
+            2 * self._weight(n for n in group if n in nodes) > self._weight(group)
+            for group in groups.values()
         )
         return 2 * carried > len(groups)
 
@@ -120,7 +121,7 @@ class Membership(msgspec.Struct, frozen=True, dict=True):
         return float("-inf")
 
 
-# --- settings --------------------------------------------------------------------------------
+# --- settings -------------------------------------------------------------------------------------
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,7 +184,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 return (member.priority, position, int.from_bytes(digest), member.id)
 
 
-# --- what a node keeps, shows and refuses ------------------------------------------------------
+# --- what a node keeps, shows and refuses ---------------------------------------------------------
 
 
 class Promise(msgspec.Struct, frozen=True, array_like=True):
@@ -225,7 +226,7 @@ class Reason(StrEnum):
     OUTRANKED = "I outrank the claimant"
 
 
-# --- messages ----------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 class Message(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=True):
@@ -300,7 +301,7 @@ class Resign(ElectionMessage, frozen=True):
     heir: NodeId | None
 
 
-# --- effects -----------------------------------------------------------------------------------
+# --- effects --------------------------------------------------------------------------------------
 
 Timer: TypeAlias = tuple[str, str]
 """A purpose and whom or what it concerns: ("beat", ""), ("silence", peer), ("campaign", election)."""

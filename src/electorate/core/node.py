@@ -98,7 +98,7 @@ class Node:
         self.recalled: dict[NodeId, tuple[tuple[str, Term], ...]] | None = {} if rejoin else None
         """While rejoining: what the others know. No message about an election is taken meanwhile."""
 
-    # --- events --------------------------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------------
 
     def start(self, now: float) -> list[Effect]:
         """The process has started. A restarted node backs nobody for a lease from here on."""
@@ -178,7 +178,7 @@ class Node:
             election.resign()
         return self.effects()
 
-    # --- wishes of the local user --------------------------------------------------------------------
+    # --- wishes of the local user -----------------------------------------------------------------
 
     def contend(self, now: float, name: str) -> list[Effect]:
         self.now = now
@@ -210,7 +210,7 @@ class Node:
             election.set_position(position)
         return self.effects()
 
-    # --- questions, without effect -------------------------------------------------------------------
+    # --- questions, without effect ----------------------------------------------------------------
 
     def lease(self, name: str) -> float:
         """This node leads the election until then, on its clock; -inf if it does not."""
@@ -242,7 +242,7 @@ class Node:
     def all_connected(self) -> bool:
         return all(self.peers[voter].connected for voter in self.membership.voters if voter != self.me)
 
-    # --- elections -----------------------------------------------------------------------------------
+    # --- elections --------------------------------------------------------------------------------
 
     def election(self, name: str) -> Elector | None:
         """The election of that name, which comes into being when it is first spoken of."""
@@ -278,7 +278,7 @@ class Node:
     def ignore(self, reason: str) -> None:
         self.ignored[reason] += 1
 
-    # --- tenure: the leader's side ----------------------------------------------------------------------
+    # --- tenure: the leader's side ----------------------------------------------------------------
 
     def began_leading(self, election: Elector) -> None:
         self.leading[election.name] = self.unsecured[election.name] = election
@@ -364,7 +364,7 @@ class Node:
             election.step_down()
             election.seek()
 
-    # --- tenure: the voter's side ------------------------------------------------------------------------
+    # --- tenure: the voter's side -----------------------------------------------------------------
 
     def on_beat(self, sender: NodeId, beat: Beat) -> None:
         peer = self.peers.get(sender)
@@ -416,7 +416,7 @@ class Node:
             if election.leader == peer.id:
                 election.leader_fell()
 
-    # --- rejoining after the loss of the store ---------------------------------------------------------------
+    # --- rejoining after the loss of the store ----------------------------------------------------
 
     def ask_to_recall(self) -> None:
         if self.recalled is not None:

@@ -69,7 +69,7 @@ class Ring(Elector):
     suspect: NodeId | None = None
     """The leader that has fallen silent: skipped without waiting for its Ack."""
 
-    # --- first turn: who is best -----------------------------------------------------------------
+    # --- first turn: who is best ------------------------------------------------------------------
 
     def campaign(self) -> None:
         self.role = Role.CANDIDATE
@@ -93,7 +93,7 @@ class Ring(Elector):
         visited = (*token.visited, self.me)
         return Token(self.name, term, token.initiator, token.serial, visited, contenders)
 
-    # --- second turn: the claim of the best ----------------------------------------------------------
+    # --- second turn: the claim of the best -------------------------------------------------------
 
     def proclaim(self, best: Entry, term: Term) -> None:
         """Send the claim of the best one round, beginning with me."""
@@ -158,7 +158,7 @@ class Ring(Elector):
         if self.claimed == claim.term:
             self.lose()
 
-    # --- going round ------------------------------------------------------------------------------------
+    # --- going round ------------------------------------------------------------------------------
 
     def receive(self, sender: NodeId, message: ElectionMessage) -> None:
         match message:
@@ -242,7 +242,7 @@ class Ring(Elector):
     def peer_lost(self, peer: NodeId) -> None:
         self.skip(frozenset({peer}))
 
-    # --- waiting ----------------------------------------------------------------------------------------
+    # --- waiting ----------------------------------------------------------------------------------
 
     @property
     def round_time(self) -> float:
@@ -358,12 +358,12 @@ class HirschbergSinclair(Ring):
         term, initiator, serial, clockwise = probe.term, probe.initiator, probe.serial, probe.clockwise
         term = max(term, self.promise.term)
         if probe.hops > 1:
-            onward = Probe(
-                self.name, term, initiator, serial, probe.position, probe.hops - 1, clockwise
-            )
+            onward = Probe(self.name, term, initiator, serial, probe.position, probe.hops - 1, clockwise)
             self.send(self.neighbour(self.me, clockwise), onward)
         else:
-            self.send(self.neighbour(self.me, not clockwise), Echo(self.name, term, initiator, serial, clockwise))
+            self.send(
+                self.neighbour(self.me, not clockwise), Echo(self.name, term, initiator, serial, clockwise)
+            )
 
     def on_echo(self, echo: Echo) -> None:
         if echo.initiator != self.me:

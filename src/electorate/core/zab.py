@@ -90,7 +90,7 @@ class Zab(Elector):
     learners: frozenset[tuple[NodeId, Term]] = frozenset()
     """Who has sent me FollowerInfo, and the newest epoch it has accepted."""
 
-    # --- looking -----------------------------------------------------------------------------------
+    # --- looking ----------------------------------------------------------------------------------
 
     def campaign(self) -> None:
         self.look(self.round + 1)
@@ -156,7 +156,7 @@ class Zab(Elector):
             return State.LEADING
         return State.LOOKING if self.leader is None and self.decided is None else State.FOLLOWING
 
-    # --- what the others vote ------------------------------------------------------------------------
+    # --- what the others vote ---------------------------------------------------------------------
 
     def receive(self, sender: NodeId, message: ElectionMessage) -> None:
         match message:
@@ -237,7 +237,7 @@ class Zab(Elector):
             return round == self.round
         return leader in self.settled and self.settled[leader][1] is State.LEADING
 
-    # --- decided: discovery -----------------------------------------------------------------------------
+    # --- decided: discovery -----------------------------------------------------------------------
 
     def decide(self, leader: NodeId) -> None:
         self.decided = leader
@@ -277,7 +277,7 @@ class Zab(Elector):
         """ZooKeeper's currentEpoch: kept before NEWLEADER is acknowledged."""
         self.keep(self.promise.term, self.promise.backed, epoch=term)
 
-    # --- waiting ------------------------------------------------------------------------------------------
+    # --- waiting ----------------------------------------------------------------------------------
 
     def arm_resend(self) -> None:
         wait = self.node.timing.patience * 2 ** min(self.attempts, 6)

@@ -1,0 +1,1 @@
+"""Drives the core in virtual time: network, faults, invariants, traces."""

@@ -1,9 +1,9 @@
 """Storms: random faults from a seed, in three strengths.
 
-    calm       nothing goes wrong
-    rough      crashes, pauses, partitions and bad weather every second or so, as in a bad week
-    hostile    a fault every 20 to 400 ms, restarts within 1 to 20 ms, crashes in the middle of a step,
-               stalled disks, drifting clocks: as bad as it takes to break a design that lacks a guard
+calm       nothing goes wrong
+rough      crashes, pauses, partitions and bad weather every second or so, as in a bad week
+hostile    a fault every 20 to 400 ms, restarts within 1 to 20 ms, crashes in the middle of a step,
+           stalled disks, drifting clocks: as bad as it takes to break a design that lacks a guard
 """
 
 from __future__ import annotations

@@ -62,7 +62,18 @@ class Weather(msgspec.Struct, frozen=True, kw_only=True):
 class Link:
     """The connection that `source` has dialled to `target`, in one direction."""
 
-    __slots__ = ("arrived", "blocked", "delay", "fair", "session", "slow", "source", "stuck", "target", "world")
+    __slots__ = (
+        "arrived",
+        "blocked",
+        "delay",
+        "fair",
+        "session",
+        "slow",
+        "source",
+        "stuck",
+        "target",
+        "world",
+    )
 
     def __init__(self, world: World, source: NodeId, target: NodeId) -> None:
         self.world = world
@@ -87,7 +98,9 @@ class Link:
 
     def send(self, message: Message) -> None:
         world = self.world
-        if not self.session:
+        if world.doomed and self.is_doomed(message):
+            world.note("lost", self.source, self.target, message)
+        elif not self.session:
             world.note("unsent", self.source, self.target, message)
         elif self.blocked:
             self.stick(message)
@@ -110,10 +123,18 @@ class Link:
         for _ in range(copies):
             delay = self.delay.draw(random) + self.slow
             if random.random() < world.weather.reorder:
-                world.at(world.now + delay + 20 * self.delay.draw(random), self.deliver, message, self.session)
+                world.at(
+                    world.now + delay + 20 * self.delay.draw(random), self.deliver, message, self.session
+                )
             else:
                 self.arrived = max(self.arrived, world.now + delay)
                 world.at(self.arrived, self.deliver, message, self.session)
+
+    def is_doomed(self, message: Message) -> bool:
+        kind = type(message).__name__
+        doomed = self.world.doomed[kind] > 0
+        self.world.doomed[kind] -= doomed
+        return doomed
 
     def stick(self, message: Message) -> None:
         if self.world.random.random() < 0.5:

@@ -91,7 +91,9 @@ def check_quiet(world: World, beats: int = 10) -> None:
     expected = {"Beat": beats * links, "Support": beats * links}
     for kind, count in spoken.items():
         if abs(count - expected.get(kind, 0)) > links * (kind in expected):
-            world.invariants.violated("I7", f"{count} {kind} in {beats} beats of calm, not {expected.get(kind, 0)}")
+            world.invariants.violated(
+                "I7", f"{count} {kind} in {beats} beats of calm, not {expected.get(kind, 0)}"
+            )
 
 
 def summary(world: World) -> Outcome:

@@ -74,7 +74,11 @@ def wording(message: object) -> str:
         for name, value in msgspec.structs.asdict(message).items()
         if name != "election" and value not in (None, ()) and not (name == "position" and not value)
     ]
-    about = f" [{message.election}]" if isinstance(message, ElectionMessage) and message.election != "main" else ""
+    about = (
+        f" [{message.election}]"
+        if isinstance(message, ElectionMessage) and message.election != "main"
+        else ""
+    )
     return f"{type(message).__name__}{about} {' '.join(fields)}".rstrip()
 
 
@@ -82,7 +86,15 @@ def record(entry: Entry) -> dict[str, Any]:
     """The entry as a JSON object."""
     what = entry.what
     if isinstance(what, Message | View):
-        what = {"type": type(what).__name__, **msgspec.to_builtins(what, str_keys=True)} if isinstance(
-            what, View
-        ) else {"type": type(what).__name__, **msgspec.structs.asdict(what)}
-    return {"t": round(entry.time, 6), "kind": entry.kind, "node": entry.node, "peer": entry.peer, "what": what}
+        what = (
+            {"type": type(what).__name__, **msgspec.to_builtins(what, str_keys=True)}
+            if isinstance(what, View)
+            else {"type": type(what).__name__, **msgspec.structs.asdict(what)}
+        )
+    return {
+        "t": round(entry.time, 6),
+        "kind": entry.kind,
+        "node": entry.node,
+        "peer": entry.peer,
+        "what": what,
+    }

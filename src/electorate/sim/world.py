@@ -88,6 +88,11 @@ class Host:
     def true_time(self, local: float) -> float:
         return (local - self.offset) / self.rate
 
+    def set_rate(self, rate: float) -> None:
+        """From now on the clock runs at another speed; what it shows at this instant does not jump."""
+        self.offset += (self.rate - rate) * self.world.now
+        self.rate = rate
+
     # --- the process
 
     def start(self, rejoin: bool = False) -> None:
@@ -307,17 +312,19 @@ class World:
         self.queue: list[tuple[float, int, Callable[..., None], Any, Any]] = []
         self.looks = self.looks_with_leader = 0
         self.sent: Counter[str] = Counter()
+        self.counted: Counter[str] = Counter()
+        """Of those sent, how many an expectation has looked at."""
+        self.doomed: Counter[str] = Counter()
+        """How many of the next messages of a kind will be lost."""
         self.entries: list[Entry] | None = [] if record else None
         self.invariants = Invariants(self)
         self.hosts = {m.id: Host(self, m.id) for m in plan.membership.members}
-        self.links = {
-            (a, b): Link(self, a, b) for a in self.hosts for b in self.hosts if a != b
-        }
+        self.links = {(a, b): Link(self, a, b) for a in self.hosts for b in self.hosts if a != b}
         for (a, b), link in self.links.items():
             self.hosts[a].links[b] = link
         contenders = plan.membership.candidates if plan.contenders is None else plan.contenders
         for host in self.hosts.values():
-            host.contends = {name: host.id in contenders for name in plan.elections}
+            host.contends = dict.fromkeys(plan.elections, host.id in contenders)
 
     # --- time
 
@@ -325,7 +332,9 @@ class World:
         self.scheduled += 1
         heappush(self.queue, (time, self.scheduled, handler, first, second))
 
-    def after(self, delay: float, handler: Callable[..., None], first: Any = None, second: Any = None) -> None:
+    def after(
+        self, delay: float, handler: Callable[..., None], first: Any = None, second: Any = None
+    ) -> None:
         self.at(self.now + delay, handler, first, second)
 
     def run(self, until: float, *, stop: Callable[[], bool] | None = None) -> None:
@@ -397,9 +406,7 @@ class World:
     def holders(self, election: str) -> list[NodeId]:
         """Who holds a lease on this election at this instant of true time."""
         return [
-            host.id
-            for host in self.hosts.values()
-            if host.up and host.node.is_leader(host.clock(), election)
+            host.id for host in self.hosts.values() if host.up and host.node.is_leader(host.clock(), election)
         ]
 
     def agreed_leader(self, election: str) -> NodeId | None:
