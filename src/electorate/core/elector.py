@@ -288,16 +288,16 @@ class Elector:
         if self.objection(self.me, claim):
             return self.lose()
         self.begin_claim(term)
+        self.changed()
         for voter in self.node.membership.voters:
             if voter != self.me:
                 self.send(voter, claim)
         self.send(self.me, Accept(self.name, term))
-        self.changed()
         return self.arm_answers()
 
     def begin_claim(self, term: Term) -> None:
         """Stop being what I was, and back myself."""
-        self.free_myself()
+        self.free_myself_for(self.me)
         self.role, self.claimed = Role.CANDIDATE, term
         self.backers = self.refusers = frozenset()
         self.keep(term, self.me)
@@ -376,20 +376,20 @@ class Elector:
             self.seek()
 
     def back(self, claimant: NodeId, term: Term) -> None:
-        self.free_myself()
+        self.free_myself_for(claimant)
         self.abandon()
         self.keep(term, claimant)
         self.changed()
         self.wait_for_another()
 
-    def free_myself(self) -> None:
+    def free_myself_for(self, claimant: NodeId) -> None:
         """Before I back anyone: if I lead, resign; if I have followed another, who may not know that I am
-        no longer bound, what support it gets from me hereafter is of another stretch."""
+        no longer bound to it here, my support for it from now on is another stretch."""
         if self.role is Role.LEADER:
             self.step_down()
-        if self.leader is not None:
-            self.node.peers[self.leader].release()
-            self.forget_leader()
+        if self.leader not in (None, claimant):
+            self.node.peers[self.leader].begin_stretch()
+        self.forget_leader()
 
     def keep(self, term: Term, backed: NodeId | None, epoch: Term | None = None) -> None:
         """Change my promise; the driver makes it durable before anything later leaves this node."""
@@ -409,8 +409,10 @@ class Elector:
         self.changed()
 
     def on_accept(self, voter: NodeId, term: Term) -> None:
-        if not self.claimed or term != self.claimed or voter not in self.node.membership.voters:
-            return self.node.ignore("an Accept that I do not wait for")
+        if term > self.promise.term or voter not in self.node.membership.voters:
+            return self.node.ignore("an Accept of what I have never claimed")
+        if not self.claimed or term != self.claimed:
+            return None
         self.backers |= {voter}
         if self.node.membership.is_quorum(self.backers):
             self.win()
@@ -455,11 +457,11 @@ class Elector:
         self.followers, self.secured = frozenset(), False
         self.attempts, self.takeovers, self.held = 0, 0, ()
         self.settle(term)
+        self.changed()
         for peer in self.node.peers:
             self.announce_to(peer)
         self.node.began_leading(self)
         self.arm("tenure", self.node.timing.lease, self.node.timing.lease)
-        self.changed()
 
     def settle(self, term: Term) -> None:
         """A leadership is established, mine or another's: ZAB keeps its number as the current epoch."""

@@ -72,10 +72,11 @@ class Peer:
 
     def release(self) -> None:
         self.promised = None
-        self.epoch = self.next_epoch()
+        self.begin_stretch()
 
-    def next_epoch(self) -> int:
-        return self.epoch + 1
+    def begin_stretch(self) -> None:
+        """Whoever counts on me by an older Follow must be told that I follow still, or it stops to count."""
+        self.epoch += 1
 
     # the leader's side
 

@@ -110,7 +110,7 @@ class Node:
         return self.effects()
 
     def receive(self, now: float, sender: NodeId, message: Message) -> list[Effect]:
-        self.now = now
+        self.begin(now)
         kind = type(message)
         if kind is Support:
             self.on_support(sender, message)  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ class Node:
         return self.effects()
 
     def fire(self, now: float, timer: Timer) -> list[Effect]:
-        self.now = now
+        self.begin(now)
         purpose, subject = timer
         if purpose == "silence":
             self.on_silence(subject)
@@ -143,7 +143,7 @@ class Node:
 
     def connected(self, now: float, peer: NodeId, incarnation: int) -> list[Effect]:
         """Messages to the peer will arrive from now on. A new incarnation means that the last one died."""
-        self.now = now
+        self.begin(now)
         if peer not in self.peers:
             self.ignore("a connection to one who is no member")
         elif self.acquaint(peer, incarnation):
@@ -156,13 +156,13 @@ class Node:
 
     def met(self, now: float, peer: NodeId, incarnation: int) -> list[Effect]:
         """The peer has greeted with an incarnation that `accepts` finds credible."""
-        self.now = now
+        self.begin(now)
         self.acquaint(peer, incarnation)
         return self.effects()
 
     def lost(self, now: float, peer: NodeId, dead: bool) -> list[Effect]:
         """The connection to the peer broke; `dead` if it is proven that its process is gone."""
-        self.now = now
+        self.begin(now)
         if peer in self.peers:
             self.peers[peer].connected = False
             for election in self.elections.values():
@@ -173,7 +173,7 @@ class Node:
 
     def stalled(self, now: float) -> list[Effect]:
         """The store has not finished a commit for too long: this node cannot promise, so it must not lead."""
-        self.now = now
+        self.begin(now)
         for election in tuple(self.leading.values()):
             election.resign()
         return self.effects()
@@ -181,31 +181,31 @@ class Node:
     # --- wishes of the local user -----------------------------------------------------------------
 
     def contend(self, now: float, name: str) -> list[Effect]:
-        self.now = now
+        self.begin(now)
         if election := self.election(name):
             election.contend()
         return self.effects()
 
     def withdraw(self, now: float, name: str) -> list[Effect]:
-        self.now = now
+        self.begin(now)
         if election := self.election(name):
             election.withdraw()
         return self.effects()
 
     def resign(self, now: float, name: str) -> list[Effect]:
-        self.now = now
+        self.begin(now)
         if election := self.election(name):
             election.resign()
         return self.effects()
 
     def transfer(self, now: float, name: str, to: NodeId) -> list[Effect]:
-        self.now = now
+        self.begin(now)
         if election := self.election(name):
             election.transfer(to)
         return self.effects()
 
     def set_position(self, now: float, name: str, position: int) -> list[Effect]:
-        self.now = now
+        self.begin(now)
         if election := self.election(name):
             election.set_position(position)
         return self.effects()
@@ -270,6 +270,13 @@ class Node:
         elif election := self.election(message.election):
             election.receive(sender, message)
 
+    def begin(self, now: float) -> None:
+        """An event begins. First of all, a leadership whose lease has ended ends for good: it must not come
+        back to life when a late support or a new follower arrives."""
+        self.now = now
+        if now >= self.next_check:
+            self.check_leases()
+
     def effects(self) -> list[Effect]:
         """What is to be done after this event; the next one begins anew."""
         out, self.out = self.out, []
@@ -305,8 +312,6 @@ class Node:
 
     def beat(self) -> None:
         """One beat to every peer, and Lead again to those who do not follow yet."""
-        if self.now >= self.next_check:
-            self.check_leases()
         if not self.beats.running:
             return
         beat = Beat(self.beats.next(self.now))
@@ -322,8 +327,6 @@ class Node:
         sent_at = self.beats.sent_at(support.seq)
         if peer is None or sent_at is None:
             return self.ignore("a support of no beat of mine")
-        if self.now >= self.next_check:
-            self.check_leases()
         if peer.support(sent_at, (support.incarnation, support.epoch)):
             for name, election in self.leading.items():
                 if (sender, peer.pair) not in election.followers:
@@ -353,8 +356,7 @@ class Node:
             self.examine(election, lease)
 
     def examine(self, election: Elector, lease: float) -> None:
-        """End a leadership whose lease has ended, for good: it must not come back to life when a late
-        support arrives."""
+        """Note that a leadership has its lease, or end it if the lease has ended."""
         if lease > self.now:
             self.next_check = min(self.next_check, lease)
             if not election.secured:

@@ -84,10 +84,12 @@ class Raft(Elector):
             self.refused(sender, objection)
 
     def on_grant(self, voter: NodeId, term: int) -> None:
-        if not self.asked or term != self.asked or voter not in self.node.membership.voters:
-            return self.node.ignore("a Grant that I do not wait for")
-        self.backers |= {voter}
-        return self.count_grants()
+        if voter not in self.node.membership.voters:
+            return self.node.ignore("a Grant of one who does not vote")
+        if self.asked and term == self.asked:
+            self.backers |= {voter}
+            self.count_grants()
+        return None
 
     def count_grants(self) -> None:
         if self.node.membership.is_quorum(self.backers):

@@ -24,7 +24,7 @@ What can go wrong on the way, and what is done about it:
 from __future__ import annotations
 
 from electorate.core.elector import Elector
-from electorate.core.model import Claim, ElectionMessage, Lead, NodeId, Role, Term
+from electorate.core.model import NOBODY, Claim, ElectionMessage, Lead, NodeId, Role, Term
 
 Entry = tuple[NodeId, int]
 """A contender and its position."""
@@ -54,6 +54,14 @@ class Ack(ElectionMessage, frozen=True):
 
     initiator: NodeId
     serial: int
+
+
+def speaker(message: Token | Coordinator) -> NodeId:
+    """Who is known to want an election by this message, and therefore to lead no longer. A Coordinator may
+    have been started for a leader that lives on: it speaks for that one only once it has joined."""
+    if isinstance(message, Token):
+        return message.initiator
+    return message.leader if message.leader in message.backers else NOBODY
 
 
 class Ring(Elector):
@@ -177,7 +185,7 @@ class Ring(Elector):
             self.node.ignore("a round for one who may not lead")
         elif self.role is Role.LEADER:
             self.answer_as_leader(best, message)
-        elif self.is_sticky(best):
+        elif self.is_sticky(speaker(message)):
             self.hold(sender, message)
         elif isinstance(message, Coordinator):
             self.on_coordinator(message)

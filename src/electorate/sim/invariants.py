@@ -43,6 +43,11 @@ class Invariants:
         """For each election who is in the role of leader, and whether it has had its lease."""
         self.attention: dict[str, None] = {}
         """Elections with a leader that has not had its lease yet, or with more than one leader."""
+        self.held: set[tuple[str, NodeId, Term]] = set()
+        self.ended: set[tuple[str, NodeId, Term]] = set()
+        """The leases that were held, and those that had ended, when last looked at."""
+        self.overlaps: set[tuple[str, ...]] = set()
+        """Who has been seen to hold a lease together: one violation, however long it lasts."""
         self.leases: list[tuple[str, NodeId, Term, float]] = []
         """Each leadership that had a lease, and when that began."""
 
@@ -111,7 +116,18 @@ class Invariants:
         self.newest[election] = max(term, newest)
         self.leases.append((election, node, term, self.world.now))
 
+    def seen(self, election: str, holders: list[NodeId]) -> None:
+        """I3, looked at now and then: a lease that has ended never comes back in the same term."""
+        held = {
+            (election, node, self.world.hosts[node].node.elections[election].leader_term) for node in holders
+        }
+        for _, node, term in sorted(held & self.ended):
+            self.violated("I3", f"the lease of {node} in term {term} has come back to life")
+        self.ended = (self.ended | (self.held - held)) - held
+        self.held = held
+
     def compare(self, election: str, reigning: dict[NodeId, bool]) -> None:
         holders = [node for node in reigning if self.holds(node, election)]
-        if len(holders) > 1:
+        if len(holders) > 1 and (election, *holders) not in self.overlaps:
+            self.overlaps.add((election, *holders))
             self.violated("I2", f"{' and '.join(holders)} hold a lease on {election} at the same time")

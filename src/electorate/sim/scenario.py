@@ -47,7 +47,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     settings: dict[str, Any] = {}
     timing: dict[str, float] = {}
     weather: Weather = Weather()
-    elections: list[str] = ["main"]
+    elections: tuple[str, ...] = ("main",)
     contenders: list[NodeId] | None = None
     fast_failover: bool = True
     violates: list[str] = []

@@ -19,6 +19,9 @@ class Entry(NamedTuple):
     what: object = None
 
 
+FIRST_OF_INCARNATION = 1 << 32
+"""Beats are numbered from here on in each incarnation; a reader wants the number within it."""
+
 HAPPENINGS = {
     "start": "starts",
     "crash": "crashes",
@@ -70,7 +73,7 @@ def wording(message: object) -> str:
     if not isinstance(message, Message):
         return str(message)
     fields = [
-        f"{name}={value}"
+        f"{name}={value % FIRST_OF_INCARNATION if name == 'seq' else value}"
         for name, value in msgspec.structs.asdict(message).items()
         if name != "election" and value not in (None, ()) and not (name == "position" and not value)
     ]
@@ -86,11 +89,7 @@ def record(entry: Entry) -> dict[str, Any]:
     """The entry as a JSON object."""
     what = entry.what
     if isinstance(what, Message | View):
-        what = (
-            {"type": type(what).__name__, **msgspec.to_builtins(what, str_keys=True)}
-            if isinstance(what, View)
-            else {"type": type(what).__name__, **msgspec.structs.asdict(what)}
-        )
+        what = {"type": type(what).__name__, **msgspec.structs.asdict(what)}
     return {
         "t": round(entry.time, 6),
         "kind": entry.kind,

@@ -353,8 +353,10 @@ class World:
 
     def sample_availability(self, election: str, until: float) -> None:
         """Look at regular instants of true time whether somebody holds the lease."""
+        holders = self.holders(election)
         self.looks += 1
-        self.looks_with_leader += bool(self.holders(election))
+        self.looks_with_leader += bool(holders)
+        self.invariants.seen(election, holders)
         if self.now < until:
             self.after(SAMPLE, lambda *_: self.sample_availability(election, until))
 

@@ -1,0 +1,186 @@
+"""`elect sim`: watch one simulated run, or look for a seed that breaks something."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from electorate.core.model import Beat, QuorumRule, Settings, Support
+from electorate.errors import UserError
+from electorate.sim.faults import GAPS, Level, plan_for
+from electorate.sim.run import Outcome, storm, summary
+from electorate.sim.scenario import Play, load, shipped
+from electorate.sim.swarm import swarm
+from electorate.sim.trace import Entry, record, tell
+from electorate.sim.world import World
+
+ALGORITHMS = ("bully", "ring", "raft", "zab")
+RINGS = ("tanenbaum", "chang-roberts", "hirschberg-sinclair")
+LEVELS = ("calm", *GAPS)
+
+SPLIT_BRAIN = """\
+Two nodes held the leadership at once. With the textbook quorum, whoever is believed alive is enough to
+elect: each side of a partition believes the other side dead, and elects its own leader. The default
+(`--quorum majority`) lets only a side with more than half of the voters elect."""
+
+
+def sim(
+    algorithm: Annotated[str, typer.Argument(help="bully, ring, raft or zab.")] = "raft",
+    nodes: Annotated[int, typer.Option(min=1, max=2000, help="How many nodes.")] = 5,
+    seed: Annotated[int, typer.Option(help="One number decides everything that is random.")] = 1,
+    seeds: Annotated[int, typer.Option(min=0, help="Run so many seeds, from --seed on, on all cores.")] = 0,
+    faults: Annotated[str, typer.Option(help="calm, rough or hostile.")] = "calm",
+    seconds: Annotated[float, typer.Option("--for", min=0.0, help="Simulated seconds.")] = 0.0,
+    quorum: Annotated[
+        str, typer.Option(help="majority, or textbook: whoever is believed alive.")
+    ] = "majority",
+    ring: Annotated[str, typer.Option(help=f"Which ring: {', '.join(RINGS)}.")] = "tanenbaum",
+    scenario: Annotated[str, typer.Option(help="A scenario file or the name of a shipped one; `list`.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+) -> None:
+    """Run an election in virtual time and tell its story, or hunt through many seeds for a violation.
+
+    Exit code 0: every invariant held. 1: one was violated, or a scenario did not go as it should.
+    """
+    if scenario == "list":
+        return list_scenarios()
+    check_words(algorithm, faults, quorum, ring)
+    if scenario:
+        return play(scenario, as_json)
+    settings = Settings(algorithm=algorithm, ring=ring)  # type: ignore[arg-type]
+    level: Level = faults  # type: ignore[assignment]
+    seconds = seconds or {"calm": 2.0, "rough": 20.0, "hostile": 20.0}[level]
+    rule = QuorumRule(quorum)
+    if seeds:
+        return hunt(settings, level, nodes, range(seed, seed + seeds), seconds, rule, as_json)
+    world = storm(plan_for(level, seed, nodes, settings, rule), seed, level, seconds, record=True)
+    tell_story(world, as_json)
+    sys.exit(show(summary(world), as_json, textbook=rule is QuorumRule.TEXTBOOK))
+
+
+def check_words(algorithm: str, faults: str, quorum: str, ring: str) -> None:
+    for what, word, words in (
+        ("algorithm", algorithm, ALGORITHMS),
+        ("--faults", faults, LEVELS),
+        ("--quorum", quorum, tuple(QuorumRule)),
+        ("--ring", ring, RINGS),
+    ):
+        if word not in words:
+            raise UserError(f"{what} '{word}' is not one of {', '.join(words)}")
+
+
+def list_scenarios() -> None:
+    for name in shipped():
+        print(f"{name:28} {load(name).story}")
+
+
+def play(name: str, as_json: bool) -> None:
+    scenario = load(name)
+    if not as_json:
+        print(f"{Path(name).stem}: {scenario.story}\n")
+    play = Play(scenario)
+    world = play.run()
+    tell_story(world, as_json)
+    for failure in play.failures:
+        print(json_line({"kind": "failure", "what": failure}) if as_json else f"NOT AS EXPECTED: {failure}")
+    show(summary(world), as_json, textbook=scenario.quorum is QuorumRule.TEXTBOOK)
+    sys.exit(1 if play.failures else 0)
+
+
+def tell_story(world: World, as_json: bool) -> None:
+    """The timeline: every message but beats and supports, of which only the first exchange is told."""
+    told: set[tuple[str, str, str | None]] = set()
+    for entry in world.entries or ():
+        if as_json:
+            print(json_line(record(entry)))
+        elif not is_repetition(entry, told) and (line := tell(entry)):
+            print(line)
+
+
+def is_repetition(entry: Entry, told: set[tuple[str, str, str | None]]) -> bool:
+    if not isinstance(entry.what, Beat | Support):
+        if entry.kind in ("view", "fault", "story"):
+            told.clear()
+        return False
+    key = (type(entry.what).__name__, entry.node, entry.peer)
+    repeated = key in told
+    told.add(key)
+    return repeated
+
+
+def json_line(content: Any) -> str:
+    return msgspec.json.encode(content).decode()
+
+
+def show(outcome: Outcome, as_json: bool, textbook: bool) -> int:
+    """Print what the run came to; returns the exit code."""
+    if as_json:
+        print(json_line({"kind": "summary", **msgspec.to_builtins(outcome)}))
+        return 1 if outcome.violations else 0
+    messages = ", ".join(f"{kind} {count}" for kind, count in sorted(outcome.messages.items()))
+    first = outcome.time_to_leader
+    print(f"\nleader        {outcome.leader or 'none'}, term {outcome.term}, seed {outcome.seed}")
+    print(f"first leader  {'never' if first is None else f'after {first * 1000:.1f} ms'}")
+    print(f"leaderships   {outcome.leaderships}; a lease was held {outcome.availability:.1%} of the time")
+    print(f"messages      {messages}")
+    for violation in outcome.violations[:5]:
+        print(f"VIOLATED      {violation}")
+    if len(outcome.violations) > 5:
+        print(f"              and {len(outcome.violations) - 5} more")
+    if not outcome.violations:
+        print("violations    none")
+    elif textbook and any(v.startswith(("I1", "I2")) for v in outcome.violations):
+        print(f"\n{SPLIT_BRAIN}")
+    return 1 if outcome.violations else 0
+
+
+def hunt(
+    settings: Settings,
+    level: Level,
+    nodes: int,
+    seeds: range,
+    seconds: float,
+    rule: QuorumRule,
+    as_json: bool,
+) -> None:
+    """Run every seed until one is violated; say how to see it again."""
+    done = events = 0
+    availability = 0.0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    progress = Progress(*columns, console=Console(stderr=True), disable=as_json or not sys.stderr.isatty())
+    with progress:
+        task = progress.add_task(f"{settings.algorithm}, {nodes} nodes, {level}", total=len(seeds))
+        for outcome in swarm(settings, level, nodes, seeds, seconds, rule):
+            progress.advance(task)
+            done, events, availability = (
+                done + 1,
+                events + outcome.events,
+                availability + outcome.availability,
+            )
+            if outcome.violations:
+                progress.stop()
+                code = show(outcome, as_json, rule is QuorumRule.TEXTBOOK)
+                if not as_json:
+                    print(f"\nreplay        {replay(settings, level, nodes, outcome.seed, seconds, rule)}")
+                sys.exit(code)
+    share = availability / done
+    if as_json:
+        result = {"seeds": done, "violations": 0, "events": events, "availability": round(share, 4)}
+        print(json_line({"kind": "summary", **result}))
+    else:
+        print(f"{done} seeds, {events:,} events, no violation; a lease was held {share:.1%} of the time")
+
+
+def replay(settings: Settings, level: Level, nodes: int, seed: int, seconds: float, rule: QuorumRule) -> str:
+    """The command that shows this seed's story."""
+    ring = f" --ring {settings.ring}" if settings.algorithm == "ring" else ""
+    return (
+        f"elect sim {settings.algorithm} --nodes {nodes} --seed {seed} --faults {level} --for {seconds:g}"
+        f" --quorum {rule}{ring}"
+    )
