@@ -11,7 +11,7 @@ from electorate.errors import UserError
 
 app = typer.Typer(
     name="elect",
-    help="Elect one process out of many: run nodes, try a local cluster, break the algorithms in a simulator.",
+    help="Elect one process out of many: run nodes, try a local cluster, break it all in a simulator.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

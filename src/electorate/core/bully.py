@@ -68,6 +68,7 @@ class Bully(Elector):
             peer.id
             for peer in self.node.peers.values()
             if peer.connected
+            and peer.id != self.departed
             and peer.id in self.node.membership.candidates
             and not (known and self.rank_of(peer.id) < mine)
         ]
@@ -86,8 +87,7 @@ class Bully(Elector):
             return self.announce_to(sender)
         if sender not in self.node.membership.candidates:
             return self.node.ignore("an Election from one who may not lead")
-        outranked = self.rank < self.rank_of(sender, election.position)
-        if outranked or not self.contends or self.is_amnesiac():
+        if not self.outbids(sender, election.position) or self.is_amnesiac():
             return None
         self.send(sender, Alive(self.name, self.promise.term))
         return self.compete()
@@ -119,8 +119,11 @@ class Bully(Elector):
                 self.claim()
 
     def misgiving(self, claimant: NodeId, claim: Claim) -> Reason | None:
-        outranked = self.contends and self.rank > self.rank_of(claimant, claim.position)
-        return Reason.OUTRANKED if outranked else None
+        return Reason.OUTRANKED if self.outbids(claimant, claim.position) else None
+
+    def outbids(self, node: NodeId, position: int) -> bool:
+        """I am above it, and neither stand back nor let somebody's wish be done."""
+        return self.available and not self.is_deterred and self.rank > self.rank_of(node, position)
 
     def refused(self, claimant: NodeId, objection: Reason) -> None:
         if objection is Reason.OUTRANKED:

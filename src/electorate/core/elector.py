@@ -59,8 +59,8 @@ class Elector:
 
     fields: ClassVar[tuple[str, ...]] = (
         *("promise", "role", "leader", "leader_term", "leader_position", "departed", "contends", "position"),
-        *("claimed", "backers", "refusers", "followers", "secured", "held", "waiting", "attempts"),
-        *("deterred_until", "takeovers", "quiet_until", "view"),
+        *("claimed", "backers", "refusers", "followers", "heirs", "secured", "held", "waiting", "attempts"),
+        *("deterred_until", "stands_back_until", "takeovers", "quiet_until", "view"),
     )
     """What `state` consists of; an algorithm adds its own."""
 
@@ -82,6 +82,8 @@ class Elector:
         self.refusers: frozenset[NodeId] = frozenset()
         self.followers: frozenset[tuple[NodeId, Pair]] = frozenset()
         """The voters that follow me, each with the stretch of support that counts for it."""
+        self.heirs: frozenset[NodeId] = frozenset()
+        """Those of them that contend: I can hand over to one."""
         self.secured = False
         """My leadership has had its lease; when that ends, so does the leadership."""
         self.held: tuple[tuple[NodeId, ElectionMessage, float], ...] = ()
@@ -92,6 +94,8 @@ class Elector:
         self.deterred_until = float("-inf")
         """Not to take over from a living leader before then: I have just asked, or (inf) it was elected
         by a wish."""
+        self.stands_back_until = float("-inf")
+        """I have resigned: others should lead before I do."""
         self.takeovers = 0
         """How often I have asked a living leader to hand over, since I last led."""
         self.quiet_until = node.started_at + node.timing.lease if promise.term else float("-inf")
@@ -111,6 +115,15 @@ class Elector:
     def eligible(self) -> bool:
         return self.me in self.node.membership.candidates
 
+    @property
+    def available(self) -> bool:
+        """I would lead if I were chosen now."""
+        return self.contends and self.node.now >= self.stands_back_until
+
+    @property
+    def is_deterred(self) -> bool:
+        return self.node.now < self.deterred_until
+
     def rank_of(self, node: NodeId, position: int = 0) -> Rank:
         return self.node.settings.rank(self.name, self.node.membership.by_id[node], position)
 
@@ -125,10 +138,11 @@ class Elector:
         if not self.eligible:
             return self.node.ignore("a member that may not lead cannot contend")
         self.contends = True
-        self.deterred_until = float("-inf")
+        self.deterred_until = self.stands_back_until = float("-inf")
         if self.leader is None and self.role is Role.FOLLOWER:
             self.seek()
-        else:
+        elif self.leader not in (None, self.me):
+            self.say_follow(self.leader)
             self.take_over_from_lesser()
 
     def withdraw(self) -> None:
@@ -137,16 +151,18 @@ class Elector:
         self.disarm("campaign")
         self.waiting = False
         if self.role is Role.LEADER:
-            self.step_down()
+            self.step_down(self.best_heir)
         elif self.role is Role.CANDIDATE:
             self.abandon()
             self.changed()
+        elif self.leader is not None:
+            self.say_follow(self.leader)
 
     def resign(self) -> None:
-        """End my leadership, and stand back for a lease so that another can lead."""
+        """Hand over to the best of those that contend, and stand back for a lease."""
         if self.role is not Role.LEADER:
             return self.node.ignore("only a leader can resign")
-        self.step_down()
+        self.step_down(self.best_heir)
         self.stand_back()
 
     def transfer(self, heir: NodeId) -> None:
@@ -155,15 +171,22 @@ class Elector:
             return self.node.ignore("only a leader can transfer")
         if heir == self.me:
             return None
-        if heir not in {follower for follower, _ in self.followers} & self.node.membership.candidates:
-            return self.node.ignore("the heir does not follow or may not lead")
+        if heir not in self.heirs:
+            return self.node.ignore("the heir does not follow, or does not contend")
         self.step_down(heir)
         return self.stand_back()
 
+    @property
+    def best_heir(self) -> NodeId | None:
+        heirs = [heir for heir in self.heirs if self.node.peers[heir].connected]
+        return max(heirs, key=self.rank_of, default=None)
+
     def stand_back(self) -> None:
         """Let another lead: try again only if nobody does."""
+        timing = self.node.timing
         self.deterred_until = float("inf")
-        self.wait(self.node.timing.lease, self.node.timing.lease + self.node.timing.patience)
+        self.stands_back_until = self.node.now + timing.lease
+        self.wait(timing.lease, timing.lease + timing.patience)
 
     def set_position(self, position: int) -> None:
         """Tell how fresh this node's data is."""
@@ -239,6 +262,7 @@ class Elector:
         if self.may_try:
             self.disarm("campaign")
             self.waiting = False
+            self.deterred_until = float("-inf")
             self.campaign()
 
     @property
@@ -454,8 +478,9 @@ class Elector:
         self.disarm("answers")
         self.role = Role.LEADER
         self.leader, self.leader_term, self.leader_position = self.me, term, self.position
-        self.followers, self.secured = frozenset(), False
+        self.followers, self.heirs, self.secured = frozenset(), frozenset(), False
         self.attempts, self.takeovers, self.held = 0, 0, ()
+        self.deterred_until = float("-inf")
         self.settle(term)
         self.changed()
         for peer in self.node.peers:
@@ -476,6 +501,8 @@ class Elector:
         if voter in self.node.membership.voters:
             rest = frozenset(other for other in self.followers if other[0] != voter)
             self.followers = rest | {(voter, (follow.incarnation, follow.epoch))}
+            contends = follow.contends and voter in self.node.membership.candidates
+            self.heirs = self.heirs | {voter} if contends else self.heirs - {voter}
         return self.node.followed(self, voter)
 
     @property
@@ -487,7 +514,7 @@ class Elector:
         """End my leadership first, then say so: the voters are free from now on."""
         self.role = Role.FOLLOWER
         self.leader, self.departed = None, self.me
-        self.followers, self.secured = frozenset(), False
+        self.followers, self.heirs, self.secured = frozenset(), frozenset(), False
         self.node.ceased_leading(self)
         self.disarm("tenure")
         for peer in self.node.peers:
@@ -521,7 +548,8 @@ class Elector:
         self.changed()
 
     def say_follow(self, leader: NodeId) -> None:
-        self.send(leader, Follow(self.name, self.leader_term, *self.node.watch(leader)))
+        incarnation, epoch = self.node.watch(leader)
+        self.send(leader, Follow(self.name, self.leader_term, incarnation, epoch, self.contends))
 
     def face_rival(self, rival: NodeId, lead: Lead) -> None:
         """Two leaders of one term meet: the split brain of the textbook quorum heals by rank."""
@@ -580,7 +608,7 @@ class Elector:
 
     def outranks(self, leader: NodeId, position: int) -> bool:
         """Whether I should lead in place of this leader, as far as rank goes."""
-        return self.contends and self.node.settings.preempts and self.rank > self.rank_of(leader, position)
+        return self.available and self.node.settings.preempts and self.rank > self.rank_of(leader, position)
 
     def gives_way_to(self, claimant: NodeId, position: int) -> bool:
         """Whether I, the leader, should hand over to this claimant."""

@@ -288,10 +288,12 @@ class Lead(ElectionMessage, frozen=True):
 
 
 class Follow(ElectionMessage, frozen=True):
-    """I follow you in this term; my supports count for you while they bear this pair."""
+    """I follow you in this term; my supports count for you while they bear this pair. If I contend, you
+    may hand over to me."""
 
     incarnation: int
     epoch: int
+    contends: bool
 
 
 class Resign(ElectionMessage, frozen=True):

@@ -91,7 +91,7 @@ class Ring(Elector):
             best = max(token.contenders, key=lambda entry: self.rank_of(*entry))
             self.proclaim(best, token.term)
         else:
-            mine = ((self.me, self.position),) if self.contends else ()
+            mine = ((self.me, self.position),) if self.available else ()
             self.wait_for_another()
             self.pass_on(self.visited(token, token.contenders + mine))
 
@@ -151,7 +151,7 @@ class Ring(Elector):
         if claim.leader != self.me:
             self.back(claim.leader, claim.term)
             return True
-        if not self.contends or claim.term == self.promise.term:
+        if not self.available or claim.term == self.promise.term:
             return False
         self.begin_claim(claim.term)
         self.arm_answers()
@@ -285,7 +285,7 @@ class ChangRoberts(Ring):
         [(candidate, position)] = token.contenders
         if candidate == self.me:
             self.proclaim((self.me, self.position), token.term)
-        elif self.contends and self.rank > self.rank_of(candidate, position):
+        elif self.available and self.rank > self.rank_of(candidate, position):
             if self.role is not Role.CANDIDATE:
                 self.try_now()
         else:
@@ -355,7 +355,7 @@ class HirschbergSinclair(Ring):
         elif probe.initiator == self.me:
             if probe.serial == self.serial and self.role is Role.CANDIDATE:
                 self.proclaim((self.me, self.position), max(probe.term, self.newest))
-        elif self.contends and self.rank > self.rank_of(probe.initiator, probe.position):
+        elif self.available and self.rank > self.rank_of(probe.initiator, probe.position):
             if self.role is not Role.CANDIDATE:
                 self.try_now()
         else:

@@ -108,7 +108,7 @@ class Zab(Elector):
 
     @property
     def first_vote(self) -> Vote:
-        return self.vote_for(self.me, self.position, self.promise.epoch) if self.contends else NO_VOTE
+        return self.vote_for(self.me, self.position, self.promise.epoch) if self.available else NO_VOTE
 
     def vote_for(self, leader: NodeId, zxid: int, peer_epoch: Term) -> Vote:
         member = self.node.membership.by_id.get(leader)

@@ -10,20 +10,22 @@
     ]
 
 A step is a time in seconds, a verb, and its words. `leader` stands for whoever holds the lease then; where
-several elections are held, `of NAME` says which one is meant.
+several elections are held, `of NAME` says which one is meant. VERBS and EXPECTATIONS, at the end, list all
+that can be said.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from electorate.core.model import Member, Membership, NodeId, QuorumRule, Settings
+from electorate.core.model import Member, Membership, NodeId, QuorumRule, Role, Settings, Timing
 from electorate.errors import UserError
 from electorate.sim.faults import ids
 from electorate.sim.network import Weather
@@ -78,30 +80,106 @@ def load(name: str) -> Scenario:
     """Read a scenario from a file, or one of the shipped ones by its name."""
     try:
         text = (SHIPPED / f"{name}.toml").read_text() if name in shipped() else Path(name).read_text()
+        return understand(tomllib.loads(text))
     except OSError as error:
         known = ", ".join(shipped())
         raise UserError(f"scenario {name}: {error.strerror}; shipped are {known}") from None
-    try:
-        scenario = msgspec.convert(tomllib.loads(text), Scenario)
-        scenario.plan()
-        for step in scenario.steps:
-            parse(step)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"scenario {name}: {error}") from None
+
+
+def understand(content: dict[str, Any]) -> Scenario:
+    """The scenario, with every word of it checked. Raises ValueError (so do TOML and msgspec)."""
+    scenario = msgspec.convert(content, Scenario)
+    own = Scenario.__struct_fields__
+    check_keys("settings", scenario.settings, [key for key in Settings.__struct_fields__ if key not in own])
+    check_keys("timing", scenario.timing, Timing.__struct_fields__)
+    check_keys("weather", content.get("weather", {}), Weather.__struct_fields__)
+    if isinstance(scenario.nodes, dict):
+        for id, member in scenario.nodes.items():
+            check_keys(f"nodes.{id}", member, Member.__struct_fields__)
+    check_values(scenario)
     return scenario
 
 
-def parse(step: str) -> tuple[float, str, list[str], str | None]:
+def check_values(scenario: Scenario) -> None:
+    for key in ("beat", "lease", "patience"):
+        if scenario.timing.get(key, 1.0) <= 0:
+            raise ValueError(f"timing: '{key}' must be more than 0 seconds")
+    members = scenario.plan().membership.by_id
+    if not members or not scenario.elections:
+        raise ValueError("there must be at least one node and one election")
+    for id in scenario.contenders or ():
+        if id not in members:
+            raise ValueError(f"contenders: there is no node '{id}'")
+    for step in scenario.steps:
+        check_step(parse(step), members, scenario.elections)
+
+
+def check_keys(where: str, table: dict[str, Any], known: Collection[str]) -> None:
+    for key in table:
+        if key not in known:
+            raise ValueError(f"{where}: '{key}' is not one of {', '.join(known)}")
+
+
+class Step(NamedTuple):
+    text: str
+    time: float
+    verb: str
+    words: list[str]
+    election: str | None
+
+
+def parse(text: str) -> Step:
     """A step as time, verb, words and election."""
-    time, verb, *words = step.split()
+    time, verb, *words = text.split() if len(text.split()) > 1 else ("", "")
     election = None
-    if "of" in words:
+    if "of" in words[:-1]:
         at = words.index("of")
         election = words[at + 1]
-        words = words[:at]
-    if verb not in VERBS:
-        raise ValueError(f"step '{step}': '{verb}' is not one of {', '.join(VERBS)}")
-    return float(time), verb, words, election
+        words = words[:at] + words[at + 2 :]
+    if re.fullmatch(SORTS["SECONDS"], time) is None:
+        raise ValueError(f"step '{text}': a step is a time in seconds, a verb and its words")
+    return Step(text, float(time), verb, words, election)
+
+
+def check_step(step: Step, nodes: Collection[NodeId], elections: Collection[str]) -> None:
+    if step.verb not in VERBS:
+        raise ValueError(f"step '{step.text}': '{step.verb}' is not one of {', '.join(VERBS)}")
+    if step.election is not None and step.election not in elections:
+        raise ValueError(f"step '{step.text}': there is no election '{step.election}'")
+    usage, words = VERBS[step.verb].usage, step.words
+    if step.verb == "expect":
+        kind = words[0] if words else ""
+        if kind not in EXPECTATIONS:
+            raise ValueError(f"step '{step.text}': '{kind}' is not one of {', '.join(EXPECTATIONS)}")
+        usage, words = EXPECTATIONS[kind].usage, words[1:]
+    if not any(fits(alternative, words, nodes) for alternative in usage.split(" or ")):
+        what = step.verb if words is step.words else f"expect {step.words[0]}"
+        raise ValueError(
+            f"step '{step.text}': after '{what}' comes {usage or 'nothing'}, of {', '.join(nodes)}"
+        )
+
+
+def fits(usage: str, words: list[str], nodes: Collection[NodeId]) -> bool:
+    """Whether the words are of the sorts that the usage names in capitals."""
+    node = "|".join(map(re.escape, ("leader", *nodes)))
+    sorts = {**SORTS, "NODE": node, "GROUPS": rf"{node}|\|"}
+    pattern = ""
+    for token in usage.split():
+        name = token.strip("[].")
+        times = "+" if token.endswith("...") else "?" if token.startswith("[") else ""
+        pattern += f"(?: (?:{sorts.get(name, re.escape(name))})){times}"
+    return re.fullmatch(pattern, "".join(f" {word}" for word in words)) is not None
+
+
+SORTS = {
+    "SECONDS": r"\d+(?:\.\d+)?",
+    "RATE": r"(?=[\d.]*[1-9])\d+(?:\.\d+)?",
+    "NUMBER": r"\d+",
+    "MESSAGE": r"[A-Z]\w*",
+    "ROLE": "|".join(Role),
+}
 
 
 class Play:
@@ -112,10 +190,9 @@ class Play:
         self.world = World(scenario.plan(), scenario.seed if seed is None else seed, record=record)
         self.failures: list[str] = []
         last = 0.0
-        for step in scenario.steps:
-            time, verb, words, election = parse(step)
-            last = max(last, time)
-            self.world.at(time, self.carry_out, step, (verb, words, election or scenario.elections[0]))
+        for step in map(parse, scenario.steps):
+            last = max(last, step.time)
+            self.world.at(step.time, self.carry_out, step)
         self.until = scenario.seconds or last + 2 * self.world.plan.settings.timing.lease
 
     def run(self) -> World:
@@ -131,17 +208,19 @@ class Play:
         self.failures += [f"{name} should have been violated" for name in sorted(expected - broken)]
         return world
 
-    def carry_out(self, step: str, what: tuple[str, list[str], str]) -> None:
-        verb, words, election = what
-        self.world.note("story", "", None, " ".join(step.split()[1:]))
-        VERBS[verb](self, words, election)
+    def carry_out(self, step: Step, _: object) -> None:
+        self.world.note("story", "", None, " ".join(step.text.split()[1:]))
+        VERBS[step.verb].act(self, step.words, step.election or self.scenario.elections[0])
+
+    def fail(self, what: str) -> None:
+        self.failures.append(f"at {self.world.now:.3f} s: {what}")
 
     # --- who is meant
 
     def leader(self, election: str) -> NodeId:
         holders = self.world.holders(election)
         if not holders:
-            self.failures.append(f"at {self.world.now:.3f} s nobody leads {election}")
+            self.fail(f"nobody leads {election}")
         return holders[0] if holders else next(iter(self.world.hosts))
 
     def id(self, word: str, election: str) -> NodeId:
@@ -157,18 +236,25 @@ class Play:
             host.crash()
 
     def restart(self, words: list[str], election: str) -> None:
-        for word in words:
-            self.host(word, election).start()
+        for host in [self.host(word, election) for word in words]:
+            if host.up:
+                self.fail(f"{host.id} cannot restart, it is running")
+            else:
+                host.start()
 
     def rejoin(self, words: list[str], election: str) -> None:
-        """Start a node whose store is lost, as `elect node --rejoin` would."""
+        """Start a node whose store is lost, as `elect node --rejoin` would: as one that nobody has met."""
         host = self.host(words[0], election)
+        host.crash()
         host.disk.clear()
+        others = [other for other in self.world.hosts.values() if other is not host]
+        host.incarnation = max(other.node.peers[host.id].incarnation for other in others)
         host.start(rejoin=True)
 
     def roll_back(self, words: list[str], election: str) -> None:
         """Start a node whose store is lost, as if nothing had happened."""
         host = self.host(words[0], election)
+        host.crash()
         host.disk.clear()
         host.incarnation = 0
         host.start()
@@ -227,8 +313,8 @@ class Play:
         self.host(words[0], election).set_rate(float(words[1]))
 
     def lose(self, words: list[str], election: str) -> None:
-        """`lose Token`: the next message of that kind is lost."""
-        self.world.doomed[words[0]] += 1
+        """`lose Token`, `lose Resign 2`: the next messages of that kind are lost."""
+        self.world.doomed[words[0]] += int(words[1]) if len(words) > 1 else 1
 
     def contend(self, words: list[str], election: str) -> None:
         self.host(words[0], election).wish("contend", election)
@@ -250,9 +336,9 @@ class Play:
     # --- what is expected
 
     def expect(self, words: list[str], election: str) -> None:
-        actual = EXPECTATIONS[words[0]](self, words[1:], election)
+        actual = EXPECTATIONS[words[0]].act(self, words[1:], election)
         if actual is not None:
-            self.failures.append(f"at {self.world.now:.3f} s: expected {' '.join(words)}, but {actual}")
+            self.fail(f"expected {' '.join(words)}, but {actual}")
 
     def expect_leader(self, words: list[str], election: str) -> str | None:
         """`leader b`, `leader any`, `leader none` (nobody holds a lease), `leader not b`."""
@@ -274,10 +360,9 @@ class Play:
         return None if count == int(words[0]) else f"{count} held a lease"
 
     def expect_term(self, words: list[str], election: str) -> str | None:
-        """`term 3`, or `term at most 3`: of the leader."""
+        """`term 3`, `term at most 3`, `term at least 3`: of the leader."""
         term = self.world.hosts[self.leader(election)].node.elections[election].leader_term
-        met = term <= int(words[-1]) if words[0] == "at" else term == int(words[-1])
-        return None if met else f"it was {term}"
+        return None if compares(term, words) else f"it was {term}"
 
     def expect_role(self, words: list[str], election: str) -> str | None:
         """`role a follower`, `role a observer` …"""
@@ -288,49 +373,80 @@ class Play:
         """`follows a b`: a follows b; `follows a nobody`."""
         view = self.host(words[0], election).node.view(election)
         leader = (view.leader if view else None) or "nobody"
-        return None if leader == self.id(words[1], election) else f"it follows {leader}"
+        met = leader == (words[1] if words[1] == "nobody" else self.id(words[1], election))
+        return None if met else f"it follows {leader}"
+
+    def expect_refuses(self, words: list[str], election: str) -> str | None:
+        """`refuses a b`: a takes no greeting from b, whose store has been lost or rolled back."""
+        host, peer = (self.host(word, election) for word in words)
+        return "it is welcome" if host.node.accepts(peer.id, peer.incarnation) else None
 
     def expect_sent(self, words: list[str], election: str) -> str | None:
-        """`sent PreVote`, `sent no RequestVote`, since the last time this was asked of that kind."""
-        kind = words[-1]
+        """`sent PreVote`, `sent no RequestVote`, `sent 4 Token`, `sent at most 8 Token`: since the last time
+        this was asked of that kind."""
+        *how_many, kind = words
         count = self.world.sent[kind] - self.world.counted[kind]
         self.world.counted[kind] = self.world.sent[kind]
-        met = not count if words[0] == "no" else bool(count)
-        return None if met else f"{count} were sent"
+        return None if compares(count, how_many) else f"{count} were sent"
 
 
-Step = Callable[[Play, list[str], str], Any]
+def compares(count: int, words: list[str]) -> bool:
+    """Whether the count is as the words say: nothing (any at all), `no`, `4`, `at most 4`, `at least 4`."""
+    match words:
+        case []:
+            return count > 0
+        case ["no"]:
+            return count == 0
+        case ["at", "most", limit]:
+            return count <= int(limit)
+        case ["at", "least", limit]:
+            return count >= int(limit)
+        case _:
+            return count == int(words[0])
 
-EXPECTATIONS: dict[str, Step] = {
-    "leader": Play.expect_leader,
-    "leaders": Play.expect_leaders,
-    "term": Play.expect_term,
-    "role": Play.expect_role,
-    "follows": Play.expect_follows,
-    "sent": Play.expect_sent,
+
+class Verb(NamedTuple):
+    """What a word of a step does, and the words that may follow it: capitals stand for a word of that sort,
+    brackets for one that may be left out, dots for several."""
+
+    act: Callable[[Play, list[str], str], Any]
+    usage: str = ""
+
+
+EXPECTATIONS: dict[str, Verb] = {
+    "leader": Verb(Play.expect_leader, "any or none or not NODE... or NODE"),
+    "leaders": Verb(Play.expect_leaders, "NUMBER"),
+    "term": Verb(Play.expect_term, "NUMBER or at most NUMBER or at least NUMBER"),
+    "role": Verb(Play.expect_role, "NODE ROLE"),
+    "follows": Verb(Play.expect_follows, "NODE NODE or NODE nobody"),
+    "refuses": Verb(Play.expect_refuses, "NODE NODE"),
+    "sent": Verb(
+        Play.expect_sent,
+        "MESSAGE or no MESSAGE or NUMBER MESSAGE or at most NUMBER MESSAGE or at least NUMBER MESSAGE",
+    ),
 }
 
-VERBS: dict[str, Step] = {
-    "crash": Play.crash,
-    "restart": Play.restart,
-    "rejoin": Play.rejoin,
-    "roll-back": Play.roll_back,
-    "pause": Play.pause,
-    "continue": Play.go_on,
-    "split": Play.split,
-    "heal": Play.heal,
-    "block": Play.block,
-    "part": Play.part,
-    "open": Play.open,
-    "cut": Play.cut,
-    "slow": Play.slow,
-    "disk": Play.disk,
-    "clock": Play.clock,
-    "lose": Play.lose,
-    "position": Play.position,
-    "contend": Play.contend,
-    "withdraw": Play.withdraw,
-    "resign": Play.resign,
-    "transfer": Play.transfer,
-    "expect": Play.expect,
+VERBS: dict[str, Verb] = {
+    "crash": Verb(Play.crash, "NODE..."),
+    "restart": Verb(Play.restart, "NODE..."),
+    "rejoin": Verb(Play.rejoin, "NODE"),
+    "roll-back": Verb(Play.roll_back, "NODE"),
+    "pause": Verb(Play.pause, "NODE"),
+    "continue": Verb(Play.go_on, "[NODE]"),
+    "split": Verb(Play.split, "GROUPS..."),
+    "heal": Verb(Play.heal),
+    "block": Verb(Play.block, "NODE NODE"),
+    "part": Verb(Play.part, "NODE NODE"),
+    "open": Verb(Play.open, "NODE NODE"),
+    "cut": Verb(Play.cut, "NODE NODE"),
+    "slow": Verb(Play.slow, "NODE NODE SECONDS"),
+    "disk": Verb(Play.disk, "NODE [SECONDS]"),
+    "clock": Verb(Play.clock, "NODE RATE"),
+    "lose": Verb(Play.lose, "MESSAGE [NUMBER]"),
+    "position": Verb(Play.position, "NODE NUMBER"),
+    "contend": Verb(Play.contend, "NODE"),
+    "withdraw": Verb(Play.withdraw, "NODE"),
+    "resign": Verb(Play.resign, "NODE"),
+    "transfer": Verb(Play.transfer, "NODE"),
+    "expect": Verb(Play.expect),
 }

@@ -1,0 +1,155 @@
+"""`elect node`: run one node of a cluster until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from electorate.errors import UserError
+from electorate.runtime.clock import now
+from electorate.runtime.config import Config, load
+from electorate.runtime.host import Host, silent
+
+
+def node(
+    config: Annotated[Path, typer.Option(help="The cluster file, the same for every node.")],
+    id: Annotated[str, typer.Option(help="Which of its nodes this is.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Where promises are kept [./electorate-CLUSTER-ID].")
+    ] = None,
+    rejoin: Annotated[bool, typer.Option(help="The data directory was lost: ask the others first.")] = False,
+    attach: Annotated[bool, typer.Option(help="Speak JSON lines; end when stdin is closed.")] = False,
+) -> None:
+    """Run one node until SIGTERM or Ctrl-C; a leader resigns first, so that another leads at once.
+
+    Exit code 0: it was told to stop. 1: its store failed. 2: it could not start; the reason is on stderr.
+    """
+    cluster = load(config)
+    directory = data or Path(f"electorate-{cluster.cluster}-{id}")
+    logging.basicConfig(
+        level=logging.WARNING if attach else logging.INFO,
+        format="%(asctime)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    with runner() as loop:
+        sys.exit(loop.run(serve(cluster, id, directory, rejoin, attach)))
+
+
+def runner() -> asyncio.Runner:
+    """uvloop where it is installed."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=new_event_loop)
+
+
+async def serve(config: Config, id: str, data: Path, rejoin: bool, attach: bool) -> int:
+    """Run the node until it is told to stop (0) or cannot go on (1)."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    supervisor = await Supervisor.connect(id, stop) if attach else None
+    try:
+        host = Host(config, id, data, rejoin=rejoin, observer=supervisor.tell if supervisor else silent)
+        await host.start()
+    except UserError as error:
+        if supervisor:
+            supervisor.tell("error", {"message": str(error)})
+            await supervisor.close()
+        raise
+    if supervisor:
+        supervisor.serve(host)
+    stopped = loop.create_task(stop.wait())
+    await asyncio.wait((stopped, host.failed), return_when=asyncio.FIRST_COMPLETED)
+    await host.stop()
+    if supervisor:
+        await supervisor.close()
+    return 1 if host.failed.done() else 0
+
+
+class Supervisor:
+    """The process that started this one: is told everything as JSON lines, and may command."""
+
+    def __init__(self, id: str, stop: asyncio.Event, pipe: asyncio.WriteTransport) -> None:
+        self.id = id
+        self.stop = stop
+        self.pipe = pipe
+        self.lines: list[bytes] = []
+        self.listening: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def connect(cls, id: str, stop: asyncio.Event) -> Supervisor:
+        loop = asyncio.get_running_loop()
+        pipe, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, sys.stdout)
+        return cls(id, stop, pipe)
+
+    def tell(self, kind: str, what: dict[str, Any]) -> None:
+        """One line; the lines of one turn of the loop leave together."""
+        extra = {"pid": os.getpid()} if kind == "ready" else {}
+        if not self.lines:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self.lines.append(msgspec.json.encode({"event": kind, "node": self.id, **what, **extra, "t": now()}))
+
+    def flush(self) -> None:
+        if self.lines and not self.pipe.is_closing():
+            self.pipe.write(b"\n".join(self.lines) + b"\n")
+        self.lines.clear()
+
+    def serve(self, host: Host) -> None:
+        self.listening = asyncio.get_running_loop().create_task(self.listen(host))
+
+    async def listen(self, host: Host) -> None:
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        while line := await reader.readline():
+            self.obey(host, line.decode(errors="replace").split())
+        self.stop.set()
+
+    def obey(self, host: Host, words: list[str]) -> None:
+        """Carry out one command; what is not one is answered by an error event."""
+        commands: dict[str, tuple[int, Callable[..., None]]] = {
+            "contend": (0, host.contend),
+            "withdraw": (0, host.withdraw),
+            "resign": (0, host.resign),
+            "transfer": (1, host.transfer),
+            "position": (1, lambda election, position: host.set_position(election, int(position))),
+        }
+        match words:
+            case ["stop"]:
+                self.stop.set()
+            case ["status"]:
+                self.tell("status", host.status())
+            case [verb, *rest] if verb in commands and len(rest) in (
+                commands[verb][0],
+                commands[verb][0] + 1,
+            ):
+                count, command = commands[verb]
+                election = rest[count] if len(rest) > count else host.config.elections[0]
+                try:
+                    command(election, *rest[:count])
+                except ValueError as error:
+                    self.tell("error", {"message": f"{' '.join(words)}: {error}"})
+            case [_, *_]:
+                self.tell("error", {"message": f"'{' '.join(words)}' is not a command"})
+
+    async def close(self) -> None:
+        if self.listening:
+            self.listening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.listening
+        self.flush()
+        self.pipe.close()
+        await asyncio.sleep(0)

@@ -1,0 +1,385 @@
+"""Drives one node in real time: an event loop, connections, timers and a store around `core.Node`.
+
+The host does for a node what a `World` does in the simulator, through the same `Outbox`. Commits run in a
+thread of their own, so a slow disk delays promises but never beats; if one takes longer than a lease, the
+node can promise nothing, so it gives up what it leads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from electorate.core.model import (
+    Effect,
+    Follow,
+    Message,
+    NodeId,
+    Promise,
+    Role,
+    Support,
+    Term,
+    Timer,
+    View,
+)
+from electorate.core.node import Node
+from electorate.core.outbox import Outbox
+from electorate.errors import UserError
+from electorate.runtime.clock import now
+from electorate.runtime.config import Config
+from electorate.runtime.link import Incoming, Link
+from electorate.runtime.store import Store
+from electorate.runtime.wire import PROTOCOL, Greeting, Refused, WireError, Word, frame
+
+STRANGERS = 64
+"""So many connections at most may be without a greeting at one time."""
+
+FOREVER = 3600.0
+"""What an observer is told of the lease of a node that needs nobody's support, in seconds."""
+
+Observer = Callable[[str, dict[str, Any]], None]
+"""Is told of each thing that happens: its kind, and what there is to know."""
+
+
+def silent(kind: str, what: dict[str, Any]) -> None:
+    """The observer of a host that nobody observes."""
+
+
+class Host:
+    """One node of a cluster. Raises `UserError` where the configuration or the machine does not allow it."""
+
+    def __init__(
+        self,
+        config: Config,
+        id: NodeId,
+        data: Path,
+        *,
+        rejoin: bool = False,
+        observer: Observer = silent,
+    ) -> None:
+        if id not in config.nodes:
+            raise UserError(f"node '{id}' is not in the cluster file; it has {', '.join(config.nodes)}")
+        self.config = config
+        self.id = id
+        self.rejoin = rejoin
+        self.observer = observer
+        self.log = logging.getLogger(f"electorate.{id}")
+        self.store = Store(data, config.cluster, id)
+        self.counts: Counter[str] = Counter()
+        """What was refused or ignored, by reason."""
+        self.stopping = False
+        self.failed: asyncio.Future[str]
+        """Done when the node cannot go on, with the reason."""
+        self.server: asyncio.Server | None = None
+        self.disk = ThreadPoolExecutor(1, thread_name_prefix=f"electorate-{id}-store")
+        self.timers: dict[Timer, asyncio.TimerHandle] = {}
+        self.strangers: set[Incoming] = set()
+        self.incoming: dict[NodeId, Incoming] = {}
+        self.warned: set[tuple[str, ...]] = set()
+        self.patience: asyncio.TimerHandle | None = None
+        self.leases: dict[str, tuple[Term, float]] = {}
+        self.handing_over: set[str] = set()
+        self.handed: asyncio.Future[None]
+        self.loop: asyncio.AbstractEventLoop
+        self.links: dict[NodeId, Link] = {}
+        self.new_node()
+
+    def new_node(self) -> None:
+        self.outbox = Outbox(self)
+        self.node = Node(
+            self.id,
+            self.config.membership,
+            self.config.settings,
+            incarnation=self.store.incarnation,
+            promises=self.store.promises,
+            rejoin=self.rejoin,
+        )
+
+    @property
+    def incarnation(self) -> int:
+        return self.node.incarnation
+
+    # --- from start to stop --------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listen, dial the others, and contend for the configured elections."""
+        self.loop = asyncio.get_running_loop()
+        self.failed = self.loop.create_future()
+        host, port = self.config.address(self.id)
+        try:
+            self.server = await self.loop.create_server(lambda: Incoming(self), host, port)
+        except OSError as error:
+            self.close_store()
+            raise UserError(
+                f"node {self.id} cannot listen on {host}:{port}: {error.strerror or error};"
+                f" is the port in use? Stop the other process or change nodes.{self.id}.address"
+            ) from None
+        addresses = {id: self.config.address(id) for id in self.node.peers}
+        self.links = {peer: Link(self, peer, address) for peer, address in addresses.items()}
+        self.begin()
+        for link in self.links.values():
+            link.dial_soon()
+        self.observer("ready", {"address": f"{host}:{port}", "incarnation": self.incarnation})
+
+    def begin(self) -> None:
+        self.do(self.node.start(now()))
+        if self.node.kind == "voter":
+            for election in self.config.elections:
+                self.do(self.node.contend(now(), election))
+
+    async def stop(self) -> None:
+        """Resign, say so, close. Safe to call twice."""
+        if self.stopping:
+            return
+        led = tuple(self.node.leading)
+        for election in tuple(self.node.elections):
+            self.do(self.node.withdraw(now(), election))
+        await self.handed_over(led)
+        self.stopping = True
+        for timer in self.timers.values():
+            timer.cancel()
+        for link in self.links.values():
+            link.close()
+        if self.server:
+            self.server.close()
+        for incoming in (*self.incoming.values(), *self.strangers):
+            incoming.transport.close()
+        await asyncio.sleep(0)
+        await self.loop.run_in_executor(self.disk, lambda: None)
+        self.close_store()
+
+    async def handed_over(self, elections: tuple[str, ...]) -> None:
+        """Stay as a voter until another leads what this node led, but not for long."""
+        self.handing_over = set(elections)
+        if self.handing_over and any(link.connected for link in self.links.values()):
+            self.handed = self.loop.create_future()
+            await asyncio.wait([self.handed], timeout=2 * self.config.timing.patience)
+
+    def close_store(self) -> None:
+        self.disk.shutdown()
+        self.store.close()
+
+    def fail(self, reason: str) -> None:
+        """This node cannot keep its promises any more: lead no longer, and let the process end."""
+        self.log.error("%s", reason)
+        self.do(self.node.stalled(now()))
+        if not self.failed.done():
+            self.failed.set_result(reason)
+
+    # --- wishes and questions --------------------------------------------------------------------
+
+    def contend(self, election: str) -> None:
+        self.do(self.node.contend(now(), election))
+
+    def withdraw(self, election: str) -> None:
+        self.do(self.node.withdraw(now(), election))
+
+    def resign(self, election: str) -> None:
+        self.do(self.node.resign(now(), election))
+
+    def transfer(self, election: str, to: NodeId) -> None:
+        self.do(self.node.transfer(now(), election, to))
+
+    def set_position(self, election: str, position: int) -> None:
+        self.do(self.node.set_position(now(), election, position))
+
+    def is_leader(self, election: str) -> bool:
+        """Whether this node provably leads at this instant: a clock read, no I/O."""
+        return self.node.is_leader(now(), election)
+
+    def lease_left(self, election: str) -> float:
+        """For how many seconds more this node certainly leads; 0 if it does not."""
+        return max(0.0, self.node.lease(election) - now())
+
+    def view(self, election: str) -> View | None:
+        return self.node.view(election)
+
+    # --- events of the node -------------------------------------------------------------------------
+
+    def do(self, effects: list[Effect]) -> None:
+        self.outbox.perform(effects)
+
+    def received(self, peer: NodeId, message: Word) -> None:
+        if not self.stopping:
+            self.do(self.node.receive(now(), peer, message))
+            if isinstance(message, Support | Follow):
+                self.tell_leases()
+
+    def fire(self, timer: Timer) -> None:
+        del self.timers[timer]
+        self.do(self.node.fire(now(), timer))
+
+    def tell_leases(self) -> None:
+        """Tell the observer of leases that have begun or grown."""
+        if self.observer is silent:
+            return
+        for name, election in self.node.leading.items():
+            lease = (election.leader_term, min(election.lease, now() + FOREVER))
+            if lease[1] > now() and self.leases.get(name) != lease:
+                self.leases[name] = lease
+                self.observer("lease", {"election": name, "term": lease[0], "until": lease[1]})
+
+    # --- what the outbox asks for ----------------------------------------------------------------------
+
+    def transmit(self, to: NodeId, message: Message) -> None:
+        if to == self.id:
+            self.loop.call_soon(self.hear_myself, self.node, message)
+        else:
+            self.links[to].write(frame(message))
+
+    def hear_myself(self, node: Node, message: Message) -> None:
+        if node is self.node and not self.stopping:
+            self.do(node.receive(now(), self.id, message))
+            self.tell_leases()
+
+    def arm(self, timer: Timer, low: float, high: float) -> None:
+        self.disarm(timer)
+        self.timers[timer] = self.loop.call_later(random.uniform(low, high), self.fire, timer)
+
+    def disarm(self, timer: Timer) -> None:
+        if handle := self.timers.pop(timer, None):
+            handle.cancel()
+
+    def save(self, promises: list[Promise]) -> None:
+        lease = self.config.timing.lease
+        self.patience = self.loop.call_later(lease, self.stalled)
+        commit = self.loop.run_in_executor(self.disk, self.store.commit, promises)
+        commit.add_done_callback(lambda done: self.saved(done, self.outbox))
+
+    def saved(self, commit: asyncio.Future[None], outbox: Outbox) -> None:
+        if self.patience:
+            self.patience.cancel()
+        if commit.cancelled():
+            return
+        if error := commit.exception():
+            self.fail(f"the store in {self.store.directory} cannot be written: {error}")
+        elif outbox is self.outbox and not self.stopping:
+            outbox.saved()
+
+    def stalled(self) -> None:
+        """A commit has taken longer than a lease: until it is done, nothing more can be promised."""
+        self.log.warning("the store in %s has stalled: leading no longer", self.store.directory)
+        self.observer("stalled", {})
+        self.do(self.node.stalled(now()))
+
+    def announce(self, view: View) -> None:
+        if view.role is not Role.LEADER and self.leases.pop(view.election, None) is not None:
+            self.observer("lease", {"election": view.election, "term": view.term, "until": None})
+        if view.leader is not None and view.election in self.handing_over:
+            self.handing_over.discard(view.election)
+            if not (self.handing_over or self.handed.done()):
+                self.handed.set_result(None)
+        self.log.info("%s: %s, leader %s, term %d", view.election, view.role, view.leader, view.term)
+        self.observer(
+            "view",
+            {"election": view.election, "role": view.role, "leader": view.leader, "term": view.term},
+        )
+
+    # --- what the links report -----------------------------------------------------------------------------
+
+    def connected(self, peer: NodeId, incarnation: int) -> None:
+        self.observer("peer", {"peer": peer, "state": "connected"})
+        self.do(self.node.connected(now(), peer, incarnation))
+
+    def lost(self, peer: NodeId) -> None:
+        self.observer("peer", {"peer": peer, "state": "lost"})
+        self.do(self.node.lost(now(), peer, dead=False))
+
+    def peer_is_gone(self, peer: NodeId) -> None:
+        """Its own address refuses connections: whatever it was, it is no more. Said once per incarnation."""
+        if self.config.fast_failover and self.node.peers[peer].incarnation:
+            key = ("gone", peer, str(self.node.peers[peer].incarnation))
+            if key not in self.warned:
+                self.warned.add(key)
+                self.observer("peer", {"peer": peer, "state": "dead"})
+                self.do(self.node.lost(now(), peer, dead=True))
+
+    def refused_by(self, peer: NodeId, refusal: Refused) -> None:
+        self.complain("refused by", peer, refusal.reason)
+        if self.rejoin and refusal.known >= self.incarnation:
+            self.store.set_incarnation(refusal.known + 1)
+            self.new_node()
+            self.begin()
+
+    def complain(self, how: str, peer: str, reason: str) -> None:
+        """Count every refusal; log each reason once per peer."""
+        self.counts[f"{how} {peer}: {reason}"] += 1
+        if (how, peer, reason) not in self.warned and len(self.warned) < 1000:
+            self.warned.add((how, peer, reason))
+            self.log.warning("%s node %s: %s", how, peer, reason)
+            self.observer("peer", {"peer": peer, "state": "refused", "reason": f"{how} {peer}: {reason}"})
+
+    def junk(self, whose: str, error: WireError) -> None:
+        self.complain("junk from", whose, str(error))
+
+    # --- strangers -----------------------------------------------------------------------------
+
+    def admit(self, incoming: Incoming) -> bool:
+        """Whether there is room for one more that has not greeted."""
+        if self.stopping or len(self.strangers) >= STRANGERS:
+            self.counts["too many strangers"] += 1
+            return False
+        self.strangers.add(incoming)
+        return True
+
+    def objection(self, greeting: Greeting) -> Refused | None:
+        """Why this greeting is not accepted, or None."""
+        known = self.node.peers.get(greeting.node)
+        reason = None
+        if greeting.protocol != PROTOCOL:
+            reason = f"I speak protocol {PROTOCOL}, not {greeting.protocol}: upgrade the older of the two"
+        elif greeting.cluster != self.config.cluster:
+            reason = f"I belong to cluster '{self.config.cluster}', not '{greeting.cluster}'"
+        elif greeting.to != self.id:
+            reason = f"I am node '{self.id}', not '{greeting.to}': check the addresses in the cluster file"
+        elif known is None:
+            reason = f"node '{greeting.node}' is not in my cluster file"
+        elif not self.node.accepts(greeting.node, greeting.incarnation):
+            reason = (
+                f"I have met incarnation {known.incarnation} of node '{greeting.node}', this is"
+                f" {greeting.incarnation}: its store was lost or rolled back; restart it with --rejoin"
+            )
+        if reason is None:
+            return None
+        self.complain("refusing", greeting.node[:100], reason)
+        return Refused(reason, known.incarnation if known else 0)
+
+    def greeted(self, incoming: Incoming) -> None:
+        """A member has dialled me: the newest connection of it counts, and I dial it as well."""
+        peer = incoming.peer
+        assert peer is not None
+        older = self.incoming.get(peer)
+        self.incoming[peer] = incoming
+        if older:
+            older.transport.abort()
+        self.do(self.node.met(now(), peer, incoming.incarnation))
+        link = self.links[peer]
+        if link.again:
+            link.dial_soon()
+
+    def hung_up(self, incoming: Incoming) -> None:
+        if incoming.peer and self.incoming.get(incoming.peer) is incoming:
+            del self.incoming[incoming.peer]
+
+    def status(self) -> dict[str, Any]:
+        """What this node knows, for people and programs."""
+        return {
+            "elections": [
+                {
+                    "election": name,
+                    "role": election.view.role,
+                    "leader": election.view.leader,
+                    "term": election.view.term,
+                    "lease_left": round(self.lease_left(name), 4),
+                }
+                for name, election in self.node.elections.items()
+            ],
+            "peers": {peer: "connected" if link.connected else "lost" for peer, link in self.links.items()},
+            "ignored": {**self.node.ignored, **self.counts},
+        }

@@ -1,0 +1,262 @@
+"""Connections. Each node dials every other and writes on what it has dialled; what it accepts, it reads.
+
+When a connection breaks, the peer is dialled back at once, and what comes of that is what it proves:
+
+    connection refused              its process is gone
+    welcome of a new incarnation    its process is gone, and another is there
+    broken before the welcome       nothing yet; a dying process closes its sockets one by one: dial again
+    anything else                   nothing: it may hang, or be cut off
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from typing import TYPE_CHECKING, cast
+
+from electorate.core.model import NodeId
+from electorate.runtime.wire import (
+    PROTOCOL,
+    Greeting,
+    Refused,
+    Welcome,
+    WireError,
+    answers,
+    frame,
+    greetings,
+    messages,
+)
+
+if TYPE_CHECKING:
+    from electorate.runtime.host import Host
+
+HANDSHAKE = 2.0
+"""How many seconds a handshake may take."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
+"""Seconds between two attempts to dial, at first and at most."""
+HASTE = 0.05
+"""For so many seconds after a break, a dial that breaks before the welcome is repeated without a pause."""
+BACKLOG = 4 << 20
+"""A peer that leaves so many bytes unread is cut off."""
+
+
+class Link:
+    """My connection to one peer: dialled, greeted, written on, and dialled again when it breaks."""
+
+    def __init__(self, host: Host, peer: NodeId, address: tuple[str, int]) -> None:
+        self.host = host
+        self.peer = peer
+        self.address = address
+        self.outgoing: Outgoing | None = None
+        self.dialling: asyncio.Task[None] | None = None
+        self.again: asyncio.TimerHandle | None = None
+        self.pause = FIRST_PAUSE
+        self.hasty_until = 0.0
+        self.buffer: list[bytes] = []
+
+    @property
+    def connected(self) -> bool:
+        return self.outgoing is not None
+
+    def write(self, data: bytes) -> None:
+        """Say it with whatever else is said in this turn of the loop."""
+        if self.outgoing is not None:
+            if not self.buffer:
+                self.host.loop.call_soon(self.flush)
+            self.buffer.append(data)
+
+    def flush(self) -> None:
+        data, self.buffer = b"".join(self.buffer), []
+        if self.outgoing is not None and data:
+            transport = self.outgoing.transport
+            transport.write(data)
+            if transport.get_write_buffer_size() > BACKLOG:
+                self.host.log.warning("node %s does not read what it is sent: cutting it off", self.peer)
+                transport.abort()
+
+    # --- dialling ------------------------------------------------------------------------------
+
+    def dial_soon(self, delay: float = 0.0) -> None:
+        """Dial after so many seconds; if an attempt is under way, leave it be."""
+        if self.host.stopping or self.connected or self.dialling:
+            return
+        if self.again:
+            self.again.cancel()
+        self.again = self.host.loop.call_later(delay, self.dial) if delay else None
+        if not delay:
+            self.dial()
+
+    def dial(self) -> None:
+        self.again = None
+        if not (self.host.stopping or self.connected or self.dialling):
+            self.dialling = self.host.loop.create_task(self.attempt())
+
+    async def attempt(self) -> None:
+        outgoing = Outgoing(self)
+        try:
+            async with asyncio.timeout(HANDSHAKE):
+                await self.host.loop.create_connection(lambda: outgoing, *self.address)
+                await outgoing.answered
+        except ConnectionRefusedError:
+            self.refused_by_system()
+        except (OSError, TimeoutError, WireError) as error:
+            self.host.log.debug("dialling node %s: %s", self.peer, error)
+        finally:
+            self.dialling = None
+        if self.connected or self.host.stopping:
+            return
+        outgoing.close()
+        if outgoing.broke_early and self.host.loop.time() < self.hasty_until:
+            self.dial_soon(0.001)
+        else:
+            self.dial_soon(self.pause * random.uniform(0.5, 1.0))
+            self.pause = min(2 * self.pause, LONGEST_PAUSE)
+
+    def refused_by_system(self) -> None:
+        """Nobody listens at the peer's own address."""
+        self.hasty_until = 0.0
+        self.host.peer_is_gone(self.peer)
+
+    def welcomed(self, outgoing: Outgoing, incarnation: int) -> None:
+        self.outgoing = outgoing
+        self.pause = FIRST_PAUSE
+        self.host.connected(self.peer, incarnation)
+
+    def refused(self, refusal: Refused) -> None:
+        self.host.refused_by(self.peer, refusal)
+
+    def broken(self) -> None:
+        """The connection that stood has broken: dial back at once."""
+        self.outgoing = None
+        self.buffer.clear()
+        if not self.host.stopping:
+            self.host.lost(self.peer)
+            self.pause = FIRST_PAUSE
+            self.hasty_until = self.host.loop.time() + HASTE
+            self.dial_soon()
+
+    def close(self) -> None:
+        if self.again:
+            self.again.cancel()
+        if self.dialling:
+            self.dialling.cancel()
+        if self.outgoing:
+            self.flush()
+            self.outgoing.close()
+
+
+class Outgoing(asyncio.Protocol):
+    """One connection that I have dialled."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.decoder = answers()
+        self.answered: asyncio.Future[None] = link.host.loop.create_future()
+        self.transport: asyncio.Transport
+        self.opened = False
+        self.broke_early = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.opened = True
+        undelayed(self.transport)
+        host = self.link.host
+        greeting = Greeting(PROTOCOL, host.config.cluster, host.id, self.link.peer, host.incarnation)
+        self.transport.write(frame(greeting))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for answer in self.decoder.feed(data):
+                self.take(answer)
+        except WireError as error:
+            self.link.host.junk(f"an answer of node {self.link.peer}", error)
+            self.transport.abort()
+
+    def take(self, answer: Welcome | Refused) -> None:
+        if self.answered.done():
+            raise WireError("a second answer to one greeting")
+        self.answered.set_result(None)
+        if isinstance(answer, Welcome):
+            self.link.welcomed(self, answer.incarnation)
+        else:
+            self.link.refused(answer)
+            self.transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.answered.done():
+            self.broke_early = True
+            self.answered.set_exception(ConnectionResetError("it broke before the welcome"))
+            self.answered.exception()
+        if self.link.outgoing is self:
+            self.link.broken()
+
+    def close(self) -> None:
+        if self.opened:
+            self.transport.close()
+
+
+class Incoming(asyncio.Protocol):
+    """One connection that I have accepted: a stranger until it has greeted."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.peer: NodeId | None = None
+        self.incarnation = 0
+        self.strangers = greetings()
+        self.words = messages()
+        self.transport: asyncio.Transport
+        self.timeout: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        undelayed(self.transport)
+        if self.host.admit(self):
+            self.timeout = self.host.loop.call_later(HANDSHAKE, self.transport.abort)
+        else:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            if self.peer is None:
+                data = self.greet(data)
+            if self.peer is not None and data:
+                for word in self.words.feed(data):
+                    self.host.received(self.peer, word)
+        except WireError as error:
+            self.host.junk(f"node {self.peer}" if self.peer else "a stranger", error)
+            self.transport.abort()
+
+    def greet(self, data: bytes) -> bytes:
+        """Wait for the greeting, and answer it. Returns the bytes after it."""
+        self.strangers.buffer += data
+        greeting = self.strangers.next()
+        if greeting is None:
+            return b""
+        self.settle()
+        refusal = self.host.objection(greeting)
+        if refusal:
+            self.transport.write(frame(refusal))
+            self.transport.close()
+            return b""
+        self.peer, self.incarnation = greeting.node, greeting.incarnation
+        self.transport.write(frame(Welcome(self.host.incarnation)))
+        self.host.greeted(self)
+        return bytes(self.strangers.buffer)
+
+    def settle(self) -> None:
+        """No longer a stranger."""
+        self.host.strangers.discard(self)
+        if self.timeout:
+            self.timeout.cancel()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.settle()
+        self.host.hung_up(self)
+
+
+def undelayed(transport: asyncio.Transport) -> None:
+    """Small messages must not wait for more (Nagle)."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
