@@ -249,7 +249,7 @@ class Elector:
     def seek(self) -> None:
         """There is no leader: try when my turn comes."""
         low, high = self.turn()
-        if self.node.is_gathering and not self.node.all_connected:
+        if self.node.is_gathering and not self.node.all_connected and not self.leader_term:
             low = max(low, self.node.gathered_at - self.node.now)
         low = max(low, self.quiet_until - self.node.now)
         high = max(low, high)

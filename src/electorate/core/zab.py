@@ -95,12 +95,13 @@ class Zab(Elector):
     def campaign(self) -> None:
         self.look(self.round + 1)
 
-    def look(self, round: int) -> None:
+    def look(self, round: int, heard: Vote = NO_VOTE) -> None:
+        """Begin to vote: for myself, or for a better one that I have heard of."""
         self.role = Role.CANDIDATE
         self.decided, self.learners, self.settled = None, frozenset(), {}
-        self.begin_round(round, self.first_vote)
-        self.arm_resend()
         self.changed()
+        self.begin_round(round, max(heard, self.first_vote))
+        self.arm_resend()
 
     @property
     def looking(self) -> bool:
@@ -177,7 +178,7 @@ class Zab(Elector):
         if notification.state is not State.LOOKING:
             return self.on_settled_vote(sender, notification, vote) if self.looking else None
         if self.role is Role.FOLLOWER and self.leader is None:
-            self.look(max(self.round, notification.round))
+            self.look(max(self.round, notification.round), vote)
         if self.looking:
             return self.on_looking_vote(sender, notification.round, vote)
         if self.leader not in (None, self.me):
@@ -200,12 +201,16 @@ class Zab(Elector):
 
     def tally(self) -> None:
         """A quorum that agrees decides: at once if there is nobody else to hear, else after a quiet wait."""
-        if self.proposal == NO_VOTE or not self.node.membership.is_quorum(self.agreeing):
-            return self.disarm("finalize")
-        if self.agreeing.issuperset(self.electorate):
-            return self.decide(self.proposal.leader)
-        wait = self.node.timing.finalize_wait
-        return self.arm("finalize", wait, wait)
+        if not self.has_quorum:
+            self.disarm("finalize")
+        elif self.agreeing.issuperset(self.electorate):
+            self.decide(self.proposal.leader)
+        else:
+            self.arm("finalize", self.node.timing.finalize_wait, self.node.timing.finalize_wait)
+
+    @property
+    def has_quorum(self) -> bool:
+        return self.proposal != NO_VOTE and self.node.membership.is_quorum(self.agreeing)
 
     @property
     def electorate(self) -> list[NodeId]:
@@ -286,7 +291,7 @@ class Zab(Elector):
     def fire(self, purpose: str) -> None:
         match purpose:
             case "finalize":
-                if self.looking and self.node.membership.is_quorum(self.agreeing):
+                if self.looking and self.has_quorum:
                     self.decide(self.proposal.leader)
             case "answers" if self.looking:
                 self.attempts += 1
@@ -302,8 +307,8 @@ class Zab(Elector):
 
     def peer_lost(self, peer: NodeId) -> None:
         """Its vote need not be waited for."""
-        if self.looking:
-            self.tally()
+        if self.looking and self.has_quorum and self.agreeing.issuperset(self.electorate):
+            self.decide(self.proposal.leader)
 
     def abandon(self) -> None:
         if self.role is Role.CANDIDATE:

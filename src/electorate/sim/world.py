@@ -75,6 +75,8 @@ class Host:
         self.paused = False
         self.deferred: list[tuple[Callable[..., None], Any, Any]] = []
         """What has happened to a paused process, to be seen when it goes on."""
+        self.mourned: dict[NodeId, int] = {}
+        """The incarnations of others that are known to be gone."""
         self.sends_left: int | None = None
         """Crash in the middle of a step, after so many more sends."""
         self.node: Node
@@ -99,6 +101,7 @@ class Host:
         plan = self.world.plan
         self.incarnation += 1
         self.up, self.paused = True, False
+        self.mourned = {}
         self.outbox = Outbox(self)
         self.node = Node(
             self.id,
@@ -168,7 +171,8 @@ class Host:
         if link.blocked or target.links[self.id].blocked or target.paused:
             self.world.after(REDIAL, self.dial, peer, incarnation)
         elif not target.up:
-            if self.node.peers[peer].incarnation == target.incarnation and self.world.plan.fast_failover:
+            if self.world.plan.fast_failover and self.mourned.get(peer) != target.incarnation:
+                self.mourned[peer] = target.incarnation
                 self.do(self.node.lost(self.clock(), peer, dead=True))
             self.world.after(REDIAL, self.dial, peer, incarnation)
         elif not target.node.accepts(self.id, self.incarnation):
