@@ -141,4 +141,8 @@ class Table:
         """Make this node the leader, with a lease."""
         self.do(id, Node.contend, election)
         self.settle()
+        for purpose in ("campaign", "answers"):
+            if (purpose, election) in self[id].timers:
+                self[id].fire(purpose, election)
+                self.settle()
         assert self.leaders(election) == [id], (id, self.leaders(election))

@@ -68,11 +68,11 @@ def no_stickiness(patch: Patch) -> None:
 def lead_on_while_handing_over(patch: Patch) -> None:
     step_down = Elector.step_down
 
-    def say_only(self: Elector, heir: NodeId | None = None) -> None:
+    def say_only(self: Elector, heir: NodeId | None = None, wished: bool = False) -> None:
         if heir is None:
             return step_down(self)
         for peer in self.node.peers:
-            self.send(peer, Resign(self.name, self.leader_term, heir))
+            self.send(peer, Resign(self.name, self.leader_term, heir, False))
         return None
 
     patch.setattr(Elector, "step_down", say_only)

@@ -7,10 +7,11 @@ import contextlib
 import logging
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import msgspec
 import typer
@@ -79,21 +80,36 @@ async def serve(config: Config, id: str, data: Path, rejoin: bool, attach: bool)
     return 1 if host.failed.done() else 0
 
 
+def is_held(stream: TextIO | None) -> bool:
+    """Whether somebody may be at the other end of this: not a file, /dev/null or nothing at all."""
+    if stream is None:
+        return False
+    mode = os.fstat(stream.fileno()).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stream.isatty()
+
+
 class Supervisor:
     """The process that started this one: is told everything as JSON lines, and may command."""
 
-    def __init__(self, id: str, stop: asyncio.Event, pipe: asyncio.WriteTransport) -> None:
+    def __init__(
+        self, id: str, stop: asyncio.Event, pipe: asyncio.WriteTransport, commands: asyncio.StreamReader
+    ) -> None:
         self.id = id
         self.stop = stop
         self.pipe = pipe
+        self.commands = commands
         self.lines: list[bytes] = []
         self.listening: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(cls, id: str, stop: asyncio.Event) -> Supervisor:
         loop = asyncio.get_running_loop()
+        commands = asyncio.StreamReader()
+        if not (is_held(sys.stdin) and is_held(sys.stdout)):
+            raise UserError("--attach is for a program that holds stdin and stdout by pipes: leave it out")
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
         pipe, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, sys.stdout)
-        return cls(id, stop, pipe)
+        return cls(id, stop, pipe, commands)
 
     def tell(self, kind: str, what: dict[str, Any]) -> None:
         """One line; the lines of one turn of the loop leave together."""
@@ -111,12 +127,12 @@ class Supervisor:
         self.listening = asyncio.get_running_loop().create_task(self.listen(host))
 
     async def listen(self, host: Host) -> None:
-        reader = asyncio.StreamReader()
-        loop = asyncio.get_running_loop()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        while line := await reader.readline():
-            self.obey(host, line.decode(errors="replace").split())
-        self.stop.set()
+        """Obey until nobody holds the other end any more."""
+        try:
+            while line := await self.commands.readline():
+                self.obey(host, line.decode(errors="replace").split())
+        finally:
+            self.stop.set()
 
     def obey(self, host: Host, words: list[str]) -> None:
         """Carry out one command; what is not one is answered by an error event."""

@@ -87,7 +87,7 @@ class Bully(Elector):
             return self.announce_to(sender)
         if sender not in self.node.membership.candidates:
             return self.node.ignore("an Election from one who may not lead")
-        if not self.outbids(sender, election.position) or self.is_amnesiac():
+        if not self.outbids(sender, election.position):
             return None
         self.send(sender, Alive(self.name, self.promise.term))
         return self.compete()

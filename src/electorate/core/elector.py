@@ -22,6 +22,7 @@ of a leader's end travels on several links, and the claimant's word may overtake
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from electorate.core.model import (
@@ -118,7 +119,7 @@ class Elector:
     @property
     def available(self) -> bool:
         """I would lead if I were chosen now."""
-        return self.contends and self.node.now >= self.stands_back_until
+        return self.contends and self.node.now >= max(self.stands_back_until, self.quiet_until)
 
     @property
     def is_deterred(self) -> bool:
@@ -151,7 +152,7 @@ class Elector:
         self.disarm("campaign")
         self.waiting = False
         if self.role is Role.LEADER:
-            self.step_down(self.best_heir)
+            self.step_down(self.best_heir, wished=True)
         elif self.role is Role.CANDIDATE:
             self.abandon()
             self.changed()
@@ -162,7 +163,7 @@ class Elector:
         """Hand over to the best of those that contend, and stand back for a lease."""
         if self.role is not Role.LEADER:
             return self.node.ignore("only a leader can resign")
-        self.step_down(self.best_heir)
+        self.step_down(self.best_heir, wished=True)
         self.stand_back()
 
     def transfer(self, heir: NodeId) -> None:
@@ -173,7 +174,7 @@ class Elector:
             return None
         if heir not in self.heirs:
             return self.node.ignore("the heir does not follow, or does not contend")
-        self.step_down(heir)
+        self.step_down(heir, wished=True)
         return self.stand_back()
 
     @property
@@ -234,7 +235,7 @@ class Elector:
             self.announce_to(peer)
             return
         leaderless = self.leader is None and self.role is Role.FOLLOWER
-        if leaderless and (not self.waiting or self.node.is_gathering):
+        if leaderless and (not self.waiting or (self.node.is_gathering and self.node.all_connected)):
             self.seek()
 
     def peer_lost(self, peer: NodeId) -> None:
@@ -248,6 +249,8 @@ class Elector:
 
     def seek(self) -> None:
         """There is no leader: try when my turn comes."""
+        if not self.may_try:
+            return
         low, high = self.turn()
         if self.node.is_gathering and not self.node.all_connected and not self.leader_term:
             low = max(low, self.node.gathered_at - self.node.now)
@@ -255,7 +258,7 @@ class Elector:
         high = max(low, high)
         if high <= 0:
             self.try_now()
-        elif self.may_try:
+        else:
             self.wait(low, high)
 
     def try_now(self) -> None:
@@ -270,22 +273,21 @@ class Elector:
         """Whether a quorum can be reached at all; a connection that comes back is a new occasion."""
         if not self.contends or self.node.recalled is not None:
             return False
-        peers, me = self.node.peers, self.me
-        reachable = [v for v in self.node.membership.voters if v == me or peers[v].connected]
-        return self.node.membership.is_quorum(reachable)
+        return self.node.membership.is_quorum(self.node.reachable)
+
+    @cached_property
+    def betters(self) -> tuple[NodeId, ...]:
+        """Those who may lead and outrank me, positions apart."""
+        mine = self.rank_of(self.me)
+        return tuple(id for id in self.node.membership.candidates if self.rank_of(id) > mine)
 
     def turn(self) -> tuple[float, float]:
         """How long to wait before trying: in order of rank, so that the best usually wins alone."""
         timing = self.node.timing
         match self.node.settings.stagger:
             case "rank":
-                mine = self.rank_of(self.me)
-                betters = sum(
-                    peer.connected and peer.id != self.departed and self.rank_of(peer.id) > mine
-                    for peer in self.node.peers.values()
-                    if peer.id in self.node.membership.candidates
-                )
-                low = betters * timing.rank_slot
+                ahead = sum(id in self.node.reachable and id != self.departed for id in self.betters)
+                low = ahead * timing.rank_slot
                 return low, low + min(self.attempts, 8) * timing.patience
             case "random":
                 return 0.0, timing.lease
@@ -334,7 +336,8 @@ class Elector:
         if self.node.settings.stagger == "random":
             self.arm("answers", timing.lease, 2 * timing.lease)
         else:
-            self.arm("answers", timing.patience, timing.patience)
+            patience = timing.patience * 2 ** min(self.attempts, 4)
+            self.arm("answers", patience, patience)
 
     def consider(self, claimant: NodeId, claim: Claim) -> None:
         """Back the claimant if nothing stands against it."""
@@ -497,7 +500,7 @@ class Elector:
 
     def on_follow(self, voter: NodeId, follow: Follow) -> None:
         if self.role is not Role.LEADER or follow.term != self.leader_term:
-            return self.send(voter, Resign(self.name, follow.term, None))
+            return self.send(voter, Resign(self.name, follow.term, None, False))
         if voter in self.node.membership.voters:
             rest = frozenset(other for other in self.followers if other[0] != voter)
             self.followers = rest | {(voter, (follow.incarnation, follow.epoch))}
@@ -510,7 +513,7 @@ class Elector:
         """I lead until then, on my clock: so long a quorum supports me. -inf if none does."""
         return self.node.supported_until(self.followers)
 
-    def step_down(self, heir: NodeId | None = None) -> None:
+    def step_down(self, heir: NodeId | None = None, wished: bool = False) -> None:
         """End my leadership first, then say so: the voters are free from now on."""
         self.role = Role.FOLLOWER
         self.leader, self.departed = None, self.me
@@ -518,7 +521,7 @@ class Elector:
         self.node.ceased_leading(self)
         self.disarm("tenure")
         for peer in self.node.peers:
-            self.send(peer, Resign(self.name, self.leader_term, heir))
+            self.send(peer, Resign(self.name, self.leader_term, heir, wished))
         self.changed()
 
     # --- following --------------------------------------------------------------------------------
@@ -565,11 +568,12 @@ class Elector:
             self.changed()
         elif resign.heir != self.me or self.leader is not None:
             return self.node.ignore("a Resign from one who does not lead")
-        if resign.heir is not None:
+        if resign.wished:
             self.deterred_until = float("inf")
         if self.release_held() or self.role is not Role.FOLLOWER:
             return None
         if resign.heir == self.me and self.contends:
+            self.stands_back_until = float("-inf")
             self.adopt(resign.term)
             self.disarm("campaign")
             self.waiting = False
@@ -608,7 +612,7 @@ class Elector:
 
     def outranks(self, leader: NodeId, position: int) -> bool:
         """Whether I should lead in place of this leader, as far as rank goes."""
-        return self.available and self.node.settings.preempts and self.rank > self.rank_of(leader, position)
+        return self.contends and self.node.settings.preempts and self.rank > self.rank_of(leader, position)
 
     def gives_way_to(self, claimant: NodeId, position: int) -> bool:
         """Whether I, the leader, should hand over to this claimant."""

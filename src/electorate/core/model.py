@@ -298,9 +298,10 @@ class Follow(ElectionMessage, frozen=True):
 
 class Resign(ElectionMessage, frozen=True):
     """My leadership of this term has ended; you are free. The heir, if any, should claim at once
-    (Raft's dissertation calls that word TimeoutNow)."""
+    (Raft's dissertation calls that word TimeoutNow); if a user wished it so, nobody else should take over."""
 
     heir: NodeId | None
+    wished: bool
 
 
 # --- effects --------------------------------------------------------------------------------------

@@ -24,12 +24,14 @@ from electorate.core.model import (
     Disarm,
     Effect,
     ElectionMessage,
+    Kind,
     Membership,
     Message,
     NodeId,
     Promise,
     Recall,
     Recalled,
+    Refuse,
     Send,
     Settings,
     Support,
@@ -86,6 +88,8 @@ class Node:
         self.out: list[Effect] = []
         self.ignored: Counter[str] = Counter()
         self.peers = {m.id: Peer(m.id, self.timing) for m in membership.members if m.id != me}
+        self.reachable = {me} & set(membership.voters)
+        """The voters to which there is a connection, and myself if I vote."""
         self.beats = Beats(incarnation, self.timing.lease)
         self.elections: dict[str, Elector] = {}
         self.leading: dict[str, Elector] = {}
@@ -148,6 +152,8 @@ class Node:
             self.ignore("a connection to one who is no member")
         elif self.acquaint(peer, incarnation):
             self.peers[peer].connected = True
+            if self.membership.by_id[peer].kind is not Kind.OBSERVER:
+                self.reachable.add(peer)
             for election in self.elections.values():
                 election.peer_found(peer)
         else:
@@ -165,6 +171,7 @@ class Node:
         self.begin(now)
         if peer in self.peers:
             self.peers[peer].connected = False
+            self.reachable.discard(peer)
             for election in self.elections.values():
                 election.peer_lost(peer)
             if dead:
@@ -240,7 +247,7 @@ class Node:
 
     @property
     def all_connected(self) -> bool:
-        return all(self.peers[voter].connected for voter in self.membership.voters if voter != self.me)
+        return len(self.reachable) == len(self.membership.voters)
 
     # --- elections --------------------------------------------------------------------------------
 
@@ -263,7 +270,8 @@ class Node:
         return 0 < len(name) <= MAX_NAME and len(self.elections) < self.settings.max_elections
 
     def on_election_message(self, sender: NodeId, message: ElectionMessage) -> None:
-        if not 0 <= message.term <= MAX_TERM:
+        newest = message.newest if isinstance(message, Refuse) else message.term
+        if not (0 <= message.term <= MAX_TERM and newest <= MAX_TERM):
             self.ignore("an absurd term")
         elif self.recalled is not None:
             self.ignore("a message before this node has rejoined")

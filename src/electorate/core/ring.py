@@ -169,6 +169,7 @@ class Ring(Elector):
     # --- going round ------------------------------------------------------------------------------
 
     def receive(self, sender: NodeId, message: ElectionMessage) -> None:
+        self.acquit(sender)
         match message:
             case Token() | Coordinator():
                 if sender != self.me:
@@ -264,6 +265,15 @@ class Ring(Elector):
         low, high = self.turn()
         self.wait(self.round_time + low, self.round_time + high)
 
+    def acquit(self, node: NodeId) -> None:
+        """The suspect shows that it is alive."""
+        if self.suspect == node:
+            self.suspect = None
+
+    def peer_found(self, peer: NodeId) -> None:
+        self.acquit(peer)
+        super().peer_found(peer)
+
     def leader_fell(self) -> None:
         self.suspect = self.leader
         super().leader_fell()
@@ -294,20 +304,22 @@ class ChangRoberts(Ring):
 
 
 class Probe(ElectionMessage, frozen=True):
-    """Is anybody within `hops` better than the initiator?"""
+    """Is anybody within `hops` better than the initiator, which is `distance` hops behind?"""
 
     initiator: NodeId
     serial: int
     position: int
     hops: int
+    distance: int
     clockwise: bool
 
 
 class Echo(ElectionMessage, frozen=True):
-    """Nobody in that direction is; on its way back."""
+    """Nobody in that direction is; on its way back, with so many hops to go."""
 
     initiator: NodeId
     serial: int
+    hops: int
     clockwise: bool
 
 
@@ -335,7 +347,7 @@ class HirschbergSinclair(Ring):
         self.echoes = frozenset()
         serial = self.next_serial()
         for clockwise in (True, False):
-            probe = Probe(self.name, self.newest, self.me, serial, self.position, self.reach, clockwise)
+            probe = Probe(self.name, self.newest, self.me, serial, self.position, self.reach, 1, clockwise)
             self.send(self.neighbour(self.me, clockwise), probe)
 
     def receive(self, sender: NodeId, message: ElectionMessage) -> None:
@@ -363,19 +375,27 @@ class HirschbergSinclair(Ring):
             self.relay(probe)
 
     def relay(self, probe: Probe) -> None:
-        term, initiator, serial, clockwise = probe.term, probe.initiator, probe.serial, probe.clockwise
-        term = max(term, self.promise.term)
+        """Pass the probe on, or turn it back where it has gone far enough."""
+        clockwise, distance = probe.clockwise, probe.distance
+        about = (self.name, max(probe.term, self.promise.term), probe.initiator, probe.serial)
         if probe.hops > 1:
-            onward = Probe(self.name, term, initiator, serial, probe.position, probe.hops - 1, clockwise)
-            self.send(self.neighbour(self.me, clockwise), onward)
+            self.send_on(clockwise, Probe(*about, probe.position, probe.hops - 1, distance + 1, clockwise))
         else:
-            self.send(
-                self.neighbour(self.me, not clockwise), Echo(self.name, term, initiator, serial, clockwise)
-            )
+            self.send_on(not clockwise, Echo(*about, distance, clockwise))
+
+    def send_on(self, clockwise: bool, message: Probe | Echo) -> None:
+        """Pass it on, unless it has nowhere to go: its initiator is cut off from me, and will try again."""
+        to = self.neighbour(self.me, clockwise)
+        if to != self.me:
+            self.send(to, message)
 
     def on_echo(self, echo: Echo) -> None:
         if echo.initiator != self.me:
-            self.send(self.neighbour(self.me, not echo.clockwise), echo)
+            if echo.hops > 1:
+                onward = Echo(
+                    self.name, echo.term, echo.initiator, echo.serial, echo.hops - 1, echo.clockwise
+                )
+                self.send_on(not echo.clockwise, onward)
         elif echo.serial == self.serial and self.role is Role.CANDIDATE:
             self.newest = max(self.newest, echo.term)
             self.echoes |= {echo.clockwise}

@@ -24,7 +24,7 @@ of their rank, and the wait is over once every voter that can be reached agrees 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
@@ -213,12 +213,10 @@ class Zab(Elector):
         return self.proposal != NO_VOTE and self.node.membership.is_quorum(self.agreeing)
 
     @property
-    def electorate(self) -> list[NodeId]:
+    def electorate(self) -> Collection[NodeId]:
         """The voters whose vote may still come."""
-        peers, voters = self.node.peers, self.node.membership.voters
-        if self.node.settings.stagger != "rank":
-            return list(voters)
-        return [voter for voter in voters if voter == self.me or peers[voter].connected]
+        by_rank = self.node.settings.stagger == "rank"
+        return self.node.reachable if by_rank else self.node.membership.voters
 
     def on_settled_vote(self, sender: NodeId, notification: Notification, vote: Vote) -> None:
         """The sender has a leader: if a quorum has, and that leader says so too, it is mine as well."""
@@ -295,7 +293,7 @@ class Zab(Elector):
                     self.decide(self.proposal.leader)
             case "answers" if self.looking:
                 self.attempts += 1
-                self.tell_all()
+                self.propose(max(self.proposal, self.first_vote))
                 self.arm_resend()
             case _:
                 super().fire(purpose)

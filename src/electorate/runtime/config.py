@@ -15,12 +15,15 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from electorate.core.model import Kind, Member, Membership, NodeId, QuorumRule, Settings, Timing
+from electorate.core.node import MAX_NAME
 from electorate.errors import UserError
+
+T = TypeVar("T")
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,7 +31,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     address: str
     kind: Kind = Kind.VOTER
-    priority: int = 0
+    priority: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)] = 0
     weight: int = 1
     group: str = ""
 
@@ -71,7 +74,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 def load(path: Path) -> Config:
     """Read and check a cluster file. Raises `UserError`."""
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; name a cluster file with --config") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -87,15 +90,29 @@ def check(content: dict[str, Any], name: str) -> Config:
     for id, node in content["nodes"].items() if isinstance(content.get("nodes"), dict) else ():
         if isinstance(node, dict):
             suggest(node, NodeConfig, name, f"nodes.{id}.")
-    try:
-        config = msgspec.convert(content, Config)
-    except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$")
-        key = where.rstrip("`").lstrip(".").replace("[...]", "")
-        raise UserError(f"{name}: {key + ': ' if key else ''}{what[0].lower()}{what[1:]}") from None
-    for complaint in (*complaints_about_nodes(config), *complaints_about_timing(config.timing)):
+        convert(node, NodeConfig, name, f"nodes.{id}.")
+    config = convert(content, Config, name, "")
+    complaints = (
+        *complaints_about_nodes(config),
+        *complaints_about_elections(config),
+        *complaints_about_timing(config.timing),
+    )
+    for complaint in complaints:
         raise UserError(f"{name}: {complaint}")
     return config
+
+
+def convert(content: Any, type: type[T], name: str, prefix: str) -> T:
+    """Make a `type` of it; what it is not, is said with the key where it is not."""
+    try:
+        return msgspec.convert(content, type)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$")
+        missing = what.removeprefix("Object missing required field ")
+        if missing != what:
+            where, what = f"{where.rstrip('`')}.{missing.strip('`')}", "it is missing"
+        key = f"{prefix}{where.strip('`.').replace('[...]', '')}".rstrip(".")
+        raise UserError(f"{name}: {key}: {what[0].lower()}{what[1:]}") from None
 
 
 def suggest(content: dict[str, Any], type: Any, name: str, prefix: str) -> None:
@@ -132,6 +149,18 @@ def complaints_about_nodes(config: Config) -> list[str]:
     return complaints
 
 
+def complaints_about_elections(config: Config) -> list[str]:
+    complaints = []
+    if not config.elections:
+        complaints.append("elections: name at least one, or leave the key out")
+    for election in config.elections:
+        if not 0 < len(election) <= MAX_NAME:
+            complaints.append(
+                f"elections: '{election}': the name of an election has 1 to {MAX_NAME} characters"
+            )
+    return complaints
+
+
 def complaints_about_timing(timing: Timing) -> list[str]:
     complaints = [
         f"timing.{name}: {value} is not a duration in seconds; it must be positive"
@@ -154,6 +183,10 @@ def split_address(address: str) -> tuple[str, int]:
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not host:
         raise ValueError("is not host:port, such as 10.0.0.1:7400 or [::1]:7400")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError("names a host that cannot be") from None
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError("needs a port from 1 to 65535")
     return host, int(port)

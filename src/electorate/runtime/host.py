@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,13 @@ from electorate.runtime.clock import now
 from electorate.runtime.config import Config
 from electorate.runtime.link import Incoming, Link
 from electorate.runtime.store import Store
-from electorate.runtime.wire import PROTOCOL, Greeting, Refused, WireError, Word, frame
+from electorate.runtime.wire import PROTOCOL, Greeting, Life, Refused, WireError, Word, frame
 
 STRANGERS = 64
 """So many connections at most may be without a greeting at one time."""
+
+REASONS = 1000
+"""So many different complaints at most are remembered; strangers must not fill the memory."""
 
 FOREVER = 3600.0
 """What an observer is told of the lease of a node that needs nobody's support, in seconds."""
@@ -73,6 +77,11 @@ class Host:
         self.store = Store(data, config.cluster, id)
         self.counts: Counter[str] = Counter()
         """What was refused or ignored, by reason."""
+        self.birth = random.getrandbits(63)
+        self.lives: dict[NodeId, Life] = {}
+        """The newest life of each peer that was met."""
+        self.buried: dict[NodeId, Life] = {}
+        """The last life of each peer that was seen to end."""
         self.stopping = False
         self.failed: asyncio.Future[str]
         """Done when the node cannot go on, with the reason."""
@@ -81,8 +90,6 @@ class Host:
         self.timers: dict[Timer, asyncio.TimerHandle] = {}
         self.strangers: set[Incoming] = set()
         self.incoming: dict[NodeId, Incoming] = {}
-        self.warned: set[tuple[str, ...]] = set()
-        self.patience: asyncio.TimerHandle | None = None
         self.leases: dict[str, tuple[Term, float]] = {}
         self.handing_over: set[str] = set()
         self.handed: asyncio.Future[None]
@@ -97,13 +104,13 @@ class Host:
             self.config.membership,
             self.config.settings,
             incarnation=self.store.incarnation,
-            promises=self.store.promises,
+            promises=self.store.load(),
             rejoin=self.rejoin,
         )
 
     @property
-    def incarnation(self) -> int:
-        return self.node.incarnation
+    def life(self) -> Life:
+        return Life(self.node.incarnation, self.birth)
 
     # --- from start to stop --------------------------------------------------------------------
 
@@ -118,14 +125,14 @@ class Host:
             self.close_store()
             raise UserError(
                 f"node {self.id} cannot listen on {host}:{port}: {error.strerror or error};"
-                f" is the port in use? Stop the other process or change nodes.{self.id}.address"
+                f" stop whatever uses that port, or change nodes.{self.id}.address"
             ) from None
         addresses = {id: self.config.address(id) for id in self.node.peers}
         self.links = {peer: Link(self, peer, address) for peer, address in addresses.items()}
         self.begin()
         for link in self.links.values():
             link.dial_soon()
-        self.observer("ready", {"address": f"{host}:{port}", "incarnation": self.incarnation})
+        self.observer("ready", {"address": f"{host}:{port}", "incarnation": self.node.incarnation})
 
     def begin(self) -> None:
         self.do(self.node.start(now()))
@@ -142,8 +149,7 @@ class Host:
             self.do(self.node.withdraw(now(), election))
         await self.handed_over(led)
         self.stopping = True
-        for timer in self.timers.values():
-            timer.cancel()
+        self.forget_timers()
         for link in self.links.values():
             link.close()
         if self.server:
@@ -160,6 +166,11 @@ class Host:
         if self.handing_over and any(link.connected for link in self.links.values()):
             self.handed = self.loop.create_future()
             await asyncio.wait([self.handed], timeout=2 * self.config.timing.patience)
+
+    def forget_timers(self) -> None:
+        for timer in self.timers.values():
+            timer.cancel()
+        self.timers.clear()
 
     def close_store(self) -> None:
         self.disk.shutdown()
@@ -184,9 +195,20 @@ class Host:
         self.do(self.node.resign(now(), election))
 
     def transfer(self, election: str, to: NodeId) -> None:
+        """Hand the leadership over. Raises `ValueError` if I do not lead, or the heir cannot."""
+        if to not in self.config.nodes:
+            raise ValueError(f"node '{to}' is not in the cluster file; it has {', '.join(self.config.nodes)}")
+        leading = self.node.leading.get(election)
+        if leading is None:
+            raise ValueError(f"node {self.id} does not lead '{election}'")
+        if to not in (self.id, *leading.heirs):
+            raise ValueError(f"node {to} does not follow yet, or does not contend")
         self.do(self.node.transfer(now(), election, to))
 
     def set_position(self, election: str, position: int) -> None:
+        """Raises `ValueError` for what is no 63-bit number."""
+        if not 0 <= position < 2**63:
+            raise ValueError("a position is a whole number from 0 to 2^63 - 1")
         self.do(self.node.set_position(now(), election, position))
 
     def is_leader(self, election: str) -> bool:
@@ -247,14 +269,12 @@ class Host:
             handle.cancel()
 
     def save(self, promises: list[Promise]) -> None:
-        lease = self.config.timing.lease
-        self.patience = self.loop.call_later(lease, self.stalled)
+        patience = self.loop.call_later(self.config.timing.lease, self.stalled)
         commit = self.loop.run_in_executor(self.disk, self.store.commit, promises)
-        commit.add_done_callback(lambda done: self.saved(done, self.outbox))
+        commit.add_done_callback(partial(self.saved, self.outbox, patience))
 
-    def saved(self, commit: asyncio.Future[None], outbox: Outbox) -> None:
-        if self.patience:
-            self.patience.cancel()
+    def saved(self, outbox: Outbox, patience: asyncio.TimerHandle, commit: asyncio.Future[None]) -> None:
+        patience.cancel()
         if commit.cancelled():
             return
         if error := commit.exception():
@@ -283,37 +303,68 @@ class Host:
 
     # --- what the links report -----------------------------------------------------------------------------
 
-    def connected(self, peer: NodeId, incarnation: int) -> None:
+    def known(self, peer: NodeId) -> Life | None:
+        """The newest life of this peer that was met."""
+        return self.lives.get(peer)
+
+    def recognises(self, peer: NodeId, life: Life) -> bool:
+        """Whether the peer may be in this life; if not, it has forgotten a later one."""
+        if reason := self.doubt(peer, life):
+            self.complain("refusing", peer, reason)
+        return not reason
+
+    def doubt(self, peer: NodeId, life: Life) -> str | None:
+        known = self.known(peer)
+        if known is None or life == known or life.incarnation > known.incarnation:
+            return None
+        return (
+            f"I have met incarnation {known.incarnation} of node '{peer}', this is another with"
+            f" {life.incarnation}: its store was lost or rolled back, or runs twice; restart it with --rejoin"
+        )
+
+    def connected(self, peer: NodeId, life: Life) -> None:
+        self.lives[peer] = life
         self.observer("peer", {"peer": peer, "state": "connected"})
-        self.do(self.node.connected(now(), peer, incarnation))
+        self.do(self.node.connected(now(), peer, life.incarnation))
 
     def lost(self, peer: NodeId) -> None:
         self.observer("peer", {"peer": peer, "state": "lost"})
         self.do(self.node.lost(now(), peer, dead=False))
 
-    def peer_is_gone(self, peer: NodeId) -> None:
-        """Its own address refuses connections: whatever it was, it is no more. Said once per incarnation."""
-        if self.config.fast_failover and self.node.peers[peer].incarnation:
-            key = ("gone", peer, str(self.node.peers[peer].incarnation))
-            if key not in self.warned:
-                self.warned.add(key)
-                self.observer("peer", {"peer": peer, "state": "dead"})
-                self.do(self.node.lost(now(), peer, dead=True))
+    def peer_is_gone(self, peer: NodeId, life: Life) -> None:
+        """Its own address refuses connections: this life is over. Said once of each."""
+        if self.config.fast_failover and self.buried.get(peer) != life:
+            self.buried[peer] = life
+            self.observer("peer", {"peer": peer, "state": "dead"})
+            self.do(self.node.lost(now(), peer, dead=True))
 
     def refused_by(self, peer: NodeId, refusal: Refused) -> None:
         self.complain("refused by", peer, refusal.reason)
-        if self.rejoin and refusal.known >= self.incarnation:
-            self.store.set_incarnation(refusal.known + 1)
-            self.new_node()
-            self.begin()
+        if self.rejoin and refusal.known >= self.node.incarnation and not self.stopping:
+            self.live_again(refusal.known + 1)
 
-    def complain(self, how: str, peer: str, reason: str) -> None:
-        """Count every refusal; log each reason once per peer."""
-        self.counts[f"{how} {peer}: {reason}"] += 1
-        if (how, peer, reason) not in self.warned and len(self.warned) < 1000:
-            self.warned.add((how, peer, reason))
-            self.log.warning("%s node %s: %s", how, peer, reason)
-            self.observer("peer", {"peer": peer, "state": "refused", "reason": f"{how} {peer}: {reason}"})
+    def live_again(self, incarnation: int) -> None:
+        """Others have met a later life of mine than my store tells of: begin another one, from nothing."""
+        self.do(self.node.stalled(now()))
+        self.forget_timers()
+        self.disk.submit(self.store.set_incarnation, incarnation).result()
+        self.new_node()
+        for link in self.links.values():
+            link.drop()
+        for incoming in self.incoming.values():
+            incoming.transport.abort()
+        self.begin()
+
+    def complain(self, how: str, whom: str, reason: str) -> None:
+        """Count each complaint; log it when it is new."""
+        complaint = f"{how} {whom}: {reason}"
+        if complaint not in self.counts:
+            if len(self.counts) >= REASONS:
+                complaint = "other complaints"
+            else:
+                self.log.warning("%s", complaint)
+                self.observer("peer", {"peer": whom, "state": "refused", "reason": complaint})
+        self.counts[complaint] += 1
 
     def junk(self, whose: str, error: WireError) -> None:
         self.complain("junk from", whose, str(error))
@@ -330,35 +381,31 @@ class Host:
 
     def objection(self, greeting: Greeting) -> Refused | None:
         """Why this greeting is not accepted, or None."""
-        known = self.node.peers.get(greeting.node)
-        reason = None
+        known = self.known(greeting.node)
+        reason: str | None
         if greeting.protocol != PROTOCOL:
             reason = f"I speak protocol {PROTOCOL}, not {greeting.protocol}: upgrade the older of the two"
         elif greeting.cluster != self.config.cluster:
             reason = f"I belong to cluster '{self.config.cluster}', not '{greeting.cluster}'"
         elif greeting.to != self.id:
             reason = f"I am node '{self.id}', not '{greeting.to}': check the addresses in the cluster file"
-        elif known is None:
+        elif greeting.node not in self.links:
             reason = f"node '{greeting.node}' is not in my cluster file"
-        elif not self.node.accepts(greeting.node, greeting.incarnation):
-            reason = (
-                f"I have met incarnation {known.incarnation} of node '{greeting.node}', this is"
-                f" {greeting.incarnation}: its store was lost or rolled back; restart it with --rejoin"
-            )
+        else:
+            reason = self.doubt(greeting.node, greeting.life)
         if reason is None:
             return None
         self.complain("refusing", greeting.node[:100], reason)
         return Refused(reason, known.incarnation if known else 0)
 
-    def greeted(self, incoming: Incoming) -> None:
+    def greeted(self, peer: NodeId, incoming: Incoming, life: Life) -> None:
         """A member has dialled me: the newest connection of it counts, and I dial it as well."""
-        peer = incoming.peer
-        assert peer is not None
+        self.lives[peer] = life
         older = self.incoming.get(peer)
         self.incoming[peer] = incoming
         if older:
             older.transport.abort()
-        self.do(self.node.met(now(), peer, incoming.incarnation))
+        self.do(self.node.met(now(), peer, life.incarnation))
         link = self.links[peer]
         if link.again:
             link.dial_soon()

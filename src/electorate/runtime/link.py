@@ -3,7 +3,7 @@
 When a connection breaks, the peer is dialled back at once, and what comes of that is what it proves:
 
     connection refused              its process is gone
-    welcome of a new incarnation    its process is gone, and another is there
+    welcome of a new life           its process is gone, and another is there
     broken before the welcome       nothing yet; a dying process closes its sockets one by one: dial again
     anything else                   nothing: it may hang, or be cut off
 """
@@ -19,6 +19,7 @@ from electorate.core.model import NodeId
 from electorate.runtime.wire import (
     PROTOCOL,
     Greeting,
+    Life,
     Refused,
     Welcome,
     WireError,
@@ -37,6 +38,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 """Seconds between two attempts to dial, at first and at most."""
 HASTE = 0.05
 """For so many seconds after a break, a dial that breaks before the welcome is repeated without a pause."""
+UNHEARD = 3.0
+"""After so many seconds without any acknowledgement by the peer's machine, a connection is given up."""
 BACKLOG = 4 << 20
 """A peer that leaves so many bytes unread is cut off."""
 
@@ -94,34 +97,38 @@ class Link:
 
     async def attempt(self) -> None:
         outgoing = Outgoing(self)
+        known = self.host.known(self.peer)
         try:
             async with asyncio.timeout(HANDSHAKE):
                 await self.host.loop.create_connection(lambda: outgoing, *self.address)
                 await outgoing.answered
         except ConnectionRefusedError:
-            self.refused_by_system()
-        except (OSError, TimeoutError, WireError) as error:
+            self.refused_by_system(known)
+        except OSError as error:
             self.host.log.debug("dialling node %s: %s", self.peer, error)
         finally:
             self.dialling = None
+            if self.outgoing is not outgoing:
+                outgoing.close()
         if self.connected or self.host.stopping:
             return
-        outgoing.close()
         if outgoing.broke_early and self.host.loop.time() < self.hasty_until:
             self.dial_soon(0.001)
         else:
             self.dial_soon(self.pause * random.uniform(0.5, 1.0))
             self.pause = min(2 * self.pause, LONGEST_PAUSE)
 
-    def refused_by_system(self) -> None:
-        """Nobody listens at the peer's own address."""
+    def refused_by_system(self, known: Life | None) -> None:
+        """Nobody listens at the peer's own address, so the life that was known when I dialled is over."""
         self.hasty_until = 0.0
-        self.host.peer_is_gone(self.peer)
+        if known is not None and known == self.host.known(self.peer):
+            self.host.peer_is_gone(self.peer, known)
 
-    def welcomed(self, outgoing: Outgoing, incarnation: int) -> None:
-        self.outgoing = outgoing
-        self.pause = FIRST_PAUSE
-        self.host.connected(self.peer, incarnation)
+    def welcomed(self, outgoing: Outgoing, life: Life) -> None:
+        if outgoing.life == self.host.life and self.host.recognises(self.peer, life):
+            self.outgoing = outgoing
+            self.pause = FIRST_PAUSE
+            self.host.connected(self.peer, life)
 
     def refused(self, refusal: Refused) -> None:
         self.host.refused_by(self.peer, refusal)
@@ -135,6 +142,11 @@ class Link:
             self.pause = FIRST_PAUSE
             self.hasty_until = self.host.loop.time() + HASTE
             self.dial_soon()
+
+    def drop(self) -> None:
+        """Break the connection, and make another."""
+        if self.outgoing:
+            self.outgoing.transport.abort()
 
     def close(self) -> None:
         if self.again:
@@ -152,6 +164,7 @@ class Outgoing(asyncio.Protocol):
     def __init__(self, link: Link) -> None:
         self.link = link
         self.decoder = answers()
+        self.life = link.host.life
         self.answered: asyncio.Future[None] = link.host.loop.create_future()
         self.transport: asyncio.Transport
         self.opened = False
@@ -160,9 +173,9 @@ class Outgoing(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.opened = True
-        undelayed(self.transport)
+        tune(self.transport)
         host = self.link.host
-        greeting = Greeting(PROTOCOL, host.config.cluster, host.id, self.link.peer, host.incarnation)
+        greeting = Greeting(PROTOCOL, host.config.cluster, host.id, self.link.peer, self.life)
         self.transport.write(frame(greeting))
 
     def data_received(self, data: bytes) -> None:
@@ -178,7 +191,7 @@ class Outgoing(asyncio.Protocol):
             raise WireError("a second answer to one greeting")
         self.answered.set_result(None)
         if isinstance(answer, Welcome):
-            self.link.welcomed(self, answer.incarnation)
+            self.link.welcomed(self, answer.life)
         else:
             self.link.refused(answer)
             self.transport.close()
@@ -202,7 +215,6 @@ class Incoming(asyncio.Protocol):
     def __init__(self, host: Host) -> None:
         self.host = host
         self.peer: NodeId | None = None
-        self.incarnation = 0
         self.strangers = greetings()
         self.words = messages()
         self.transport: asyncio.Transport
@@ -210,11 +222,15 @@ class Incoming(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        undelayed(self.transport)
+        tune(self.transport)
         if self.host.admit(self):
-            self.timeout = self.host.loop.call_later(HANDSHAKE, self.transport.abort)
+            self.timeout = self.host.loop.call_later(HANDSHAKE, self.hurry)
         else:
             self.transport.abort()
+
+    def hurry(self) -> None:
+        self.host.complain("cutting off", "a stranger", "no greeting in time")
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -239,9 +255,9 @@ class Incoming(asyncio.Protocol):
             self.transport.write(frame(refusal))
             self.transport.close()
             return b""
-        self.peer, self.incarnation = greeting.node, greeting.incarnation
-        self.transport.write(frame(Welcome(self.host.incarnation)))
-        self.host.greeted(self)
+        self.peer = greeting.node
+        self.transport.write(frame(Welcome(self.host.life)))
+        self.host.greeted(self.peer, self, greeting.life)
         return bytes(self.strangers.buffer)
 
     def settle(self) -> None:
@@ -255,8 +271,11 @@ class Incoming(asyncio.Protocol):
         self.host.hung_up(self)
 
 
-def undelayed(transport: asyncio.Transport) -> None:
-    """Small messages must not wait for more (Nagle)."""
+def tune(transport: asyncio.Transport) -> None:
+    """Small messages must not wait for more (Nagle), and what a broken network does not acknowledge must not
+    wait for ever longer retransmissions: after `UNHEARD` the connection breaks, and is dialled again."""
     sock = transport.get_extra_info("socket")
     if sock is not None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNHEARD * 1000))

@@ -37,12 +37,13 @@ class Store:
             directory.mkdir(parents=True, exist_ok=True)
             self.lock = lock(directory)
         except OSError as error:
-            raise UserError(f"data directory {directory} cannot be used: {error.strerror}") from None
+            raise UserError(
+                f"data directory {directory} cannot be used ({error.strerror}): choose another with --data"
+            ) from None
         try:
             self.database = self.open()
             self.identify(cluster, node)
             self.incarnation = self.start_again()
-            self.promises = self.load()
         except sqlite3.Error as error:
             self.close()
             raise UserError(

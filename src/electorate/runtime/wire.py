@@ -1,8 +1,8 @@
 """What goes over the wire: length-prefixed msgpack frames, and the greeting that opens a connection.
 
     dialler                                     acceptor
-    Greeting(cluster, node, to, incarnation)
-                                                Welcome(incarnation)  or  Refused(reason, known)
+    Greeting(cluster, node, to, life)
+                                                Welcome(life)  or  Refused(reason, known)
     messages of the core, until it breaks       nothing more
 
 A frame is four bytes of length (big-endian) and one message. The decoder is fed bytes and yields
@@ -12,7 +12,7 @@ messages; whatever is not one of them raises `WireError`, and the connection is 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Generic, TypeAlias, TypeVar
+from typing import Annotated, Generic, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -68,6 +68,18 @@ Word: TypeAlias = (
 """Every message of the core."""
 
 
+Incarnation: TypeAlias = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+"""Bounded, because the number of a beat bears it in its upper half."""
+
+
+class Life(NamedTuple):
+    """One process of a node. `birth` is drawn at random when it starts: two lives with the same incarnation
+    are two processes, of which one does not know what the other has promised."""
+
+    incarnation: Incarnation
+    birth: int
+
+
 class Greeting(msgspec.Struct, frozen=True, tag=True):
     """Who dials, whom it means, and in which life."""
 
@@ -75,18 +87,18 @@ class Greeting(msgspec.Struct, frozen=True, tag=True):
     cluster: str
     node: NodeId
     to: NodeId
-    incarnation: int
+    life: Life
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
-    incarnation: int
+    life: Life
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
     """Why the greeting is not accepted; `known` is the newest incarnation of the dialler that was met."""
 
     reason: str
-    known: int = 0
+    known: Annotated[int, msgspec.Meta(ge=0, lt=2**31 - 1)] = 0
 
 
 class WireError(Exception):

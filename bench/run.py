@@ -1,0 +1,78 @@
+"""`make bench`: how fast the simulator is, and how long a cluster of real processes is without a leader.
+
+Speeds depend on the machine; compare ratios within one run, and medians of failover between runs.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+from electorate.core.model import Member, Membership, Settings
+from electorate.sim.faults import ids, plan_for
+from electorate.sim.run import storm
+from electorate.sim.world import Plan, World
+
+ALGORITHMS = ("raft", "bully", "ring", "zab")
+
+
+def steady(nodes: int, seconds: float) -> float:
+    """Protocol events (messages and timers given to a node) per second of a settled Raft cluster."""
+    membership = Membership(tuple(Member(id) for id in ids(nodes)))
+    world = World(Plan(membership=membership, settings=Settings()), 1)
+    world.start()
+    started = time.perf_counter()
+    world.run(seconds)
+    return world.handled / (time.perf_counter() - started)
+
+
+def hostile(algorithm: str, seconds: float) -> float:
+    """The same under faults, elections and invariants included."""
+    settings = Settings(algorithm=algorithm)  # type: ignore[arg-type]
+    started = time.perf_counter()
+    world = storm(plan_for("hostile", 1, 5, settings), 1, "hostile", seconds)
+    assert not world.violations
+    return world.handled / (time.perf_counter() - started)
+
+
+def thousand(algorithm: str) -> tuple[float, int]:
+    """Wall seconds until a thousand nodes agree on a leader, and the messages it took."""
+    plan = plan_for("calm", 1, 1000, Settings(algorithm=algorithm))  # type: ignore[arg-type]
+    world = World(plan, 1)
+    started = time.perf_counter()
+    world.start()
+    while not (world.holders("main") and world.agreed_leader("main")):
+        world.run(world.now + 0.05)
+        assert world.now < 60
+    return time.perf_counter() - started, sum(world.sent.values())
+
+
+def failover(algorithm: str, fault: str, trials: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "electorate.cli.main", "bench", "failover", "--json"]
+    words = ["--algorithm", algorithm, "--fault", fault, "--trials", str(trials)]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, check=True)
+    summary: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return summary
+
+
+def main() -> None:
+    print("simulator, events/s on one core")
+    print(f"  raft, 5 nodes, calm             {max(steady(5, 400.0) for _ in range(3)):12,.0f}")
+    for algorithm in ALGORITHMS:
+        print(f"  {algorithm:6} 5 nodes, hostile         {hostile(algorithm, 60.0):12,.0f}")
+    print("a thousand nodes, seconds until all agree")
+    for algorithm in ("bully", "ring", "zab"):
+        seconds, messages = thousand(algorithm)
+        print(f"  {algorithm:6} {seconds:6.1f} s, {messages:,} messages")
+    print("real processes, 3 nodes on loopback, milliseconds without an agreed leader: median (p95)")
+    for algorithm in ALGORITHMS:
+        for fault, trials in (("kill", 20), ("stop", 5), ("term", 20), ("transfer", 20)):
+            result = failover(algorithm, fault, trials)
+            median, p95 = 1000 * result["median_s"], 1000 * result["p95_s"]
+            print(f"  {algorithm:6} {fault:9} {median:7.1f} ({p95:.1f}), {result['violations']} violations")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""The core by itself: what a peer may say, and what comes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from electorate.core.bully import Election, Victory
+from electorate.core.model import (
+    MAX_TERM,
+    Accept,
+    Beat,
+    Follow,
+    Kind,
+    Lead,
+    Member,
+    Membership,
+    Message,
+    Promise,
+    QuorumRule,
+    Reason,
+    Recall,
+    Recalled,
+    Refuse,
+    Resign,
+    Role,
+    Settings,
+    Support,
+)
+from electorate.core.node import Node
+from electorate.core.raft import Grant, PreVote, RequestVote
+from electorate.core.ring import Ack, Coordinator, Echo, Probe, Token
+from electorate.core.zab import FollowerInfo, LeaderInfo, Notification, State
+from tests.table import E, Table
+
+ALGORITHMS = ("bully", "ring", "raft", "zab")
+
+TYPES: tuple[type[Message], ...] = (
+    *(Beat, Support, Recall, Recalled, Accept, Refuse, Lead, Follow, Resign, Election, Victory),
+    *(Token, Coordinator, Ack, Probe, Echo, PreVote, RequestVote, Grant, Notification, FollowerInfo),
+    *(LeaderInfo,),
+)
+
+
+def values(name: str, kind: Any) -> st.SearchStrategy[Any]:
+    """Plausible and absurd values for a field of a message."""
+    nodes = st.sampled_from(["a", "b", "c", "x", ""])
+    numbers = st.one_of(st.integers(0, 4), st.sampled_from([-1, MAX_TERM, MAX_TERM + 1, 2**63]))
+    if name in ("visited", "backers"):
+        return st.lists(nodes, max_size=4).map(tuple)
+    if name == "contenders":
+        return st.lists(st.tuples(nodes, numbers), max_size=3).map(tuple)
+    if name == "terms":
+        return st.lists(st.tuples(st.sampled_from([E, "other", "nope"]), numbers), max_size=3).map(tuple)
+    if name in ("leader", "initiator", "heir"):
+        return nodes
+    if name == "election":
+        return st.sampled_from([E, "other", "unknown"])
+    if name == "reason":
+        return st.sampled_from(list(Reason))
+    if name == "state":
+        return st.sampled_from(list(State))
+    return st.booleans() if kind is bool or name in ("clockwise", "insist", "contends") else numbers
+
+
+def message_of(kind: type[Message]) -> st.SearchStrategy[Message]:
+    fields = {field.name: values(field.name, field.type) for field in msgspec.structs.fields(kind)}
+    return st.builds(kind, **fields)
+
+
+messages = st.sampled_from(TYPES).flatmap(message_of)
+steps = st.one_of(
+    st.tuples(st.just("receive"), st.sampled_from(["a", "b", "x"]), messages),
+    st.tuples(st.just("fire"), st.integers(0, 9)),
+    st.tuples(st.just("connected"), st.sampled_from(["a", "b", "x"]), st.integers(0, 3)),
+    st.tuples(st.just("lost"), st.sampled_from(["a", "b", "x"]), st.booleans()),
+    st.tuples(st.sampled_from(["contend", "withdraw", "resign"]), st.sampled_from([E, "other", "unknown"])),
+    st.tuples(st.just("transfer"), st.just(E), st.sampled_from(["a", "b", "c", "x"])),
+    st.tuples(st.just("set_position"), st.just(E), st.integers(-1, 5)),
+    st.tuples(st.just("stalled")),
+    st.tuples(st.just("wait"), st.floats(0.0, 1.0)),
+)
+
+
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "chang-roberts", "hirschberg-sinclair"])
+@given(story=st.lists(steps, max_size=40))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_nothing_that_is_said_raises_or_breaks_a_promise(
+    algorithm: str, story: list[tuple[Any, ...]]
+) -> None:
+    known = algorithm in ALGORITHMS
+    table = Table(algorithm=algorithm) if known else Table(algorithm="ring", ring=algorithm)
+    place = table["c"]
+    table.connect()
+    table.contend("c")
+    backed: dict[tuple[str, int], str] = {}
+    term = 0
+    for what, *arguments in story:
+        if what == "wait":
+            table.now += arguments[0]
+        elif what == "fire":
+            if place.timers:
+                place.fire(*list(place.timers)[arguments[0] % len(place.timers)])
+        else:
+            place.outbox.perform(getattr(place.node, what)(table.now, *arguments))
+        for promise in place.disk.values():
+            assert 0 <= promise.term <= MAX_TERM + 1
+            if promise.backed:
+                assert backed.setdefault((promise.election, promise.term), promise.backed) == promise.backed
+        newest = place.disk.get(E, Promise(E)).term
+        assert newest >= term, "a term never shrinks"
+        term = newest
+        hash(place.node.state())
+
+
+@pytest.mark.parametrize(
+    ("sender", "message", "reason"),
+    [
+        ("x", Accept(E, 1), "a message from one who is no member"),
+        ("x", Beat(1), "a beat of one who is no member"),
+        ("a", Support(99, 1, 0), "a support of no beat of mine"),
+        ("a", Accept("nope", 1), "an unknown election"),
+        ("a", Accept(E, MAX_TERM + 1), "an absurd term"),
+        ("a", Lead(E, -1, 0), "an absurd term"),
+        ("a", Refuse(E, 0, 2**63, Reason.OLD_TERM), "an absurd term"),
+        ("a", Election(E, 1, 0), "not a message of this algorithm"),
+        ("a", Accept(E, 7), "an Accept of what I have never claimed"),
+        ("o", Lead(E, 1, 0), "a Lead from one who may not lead"),
+        ("o", RequestVote(E, 1, 0, False), "claim: the claimant may not lead"),
+        ("a", Resign(E, 1, None, False), "a Resign from one who does not lead"),
+        ("a", Recalled(()), "a Recalled that I do not wait for"),
+    ],
+)
+def test_what_makes_no_sense_is_counted_and_changes_nothing(
+    sender: str, message: Message, reason: str
+) -> None:
+    members = (Member("a"), Member("b"), Member("o", Kind.OBSERVER))
+    table = Table(members=members)
+    table.connect()
+    before = table["b"].node.elections[E].promise
+    table.do("b", Node.receive, sender, message)
+    assert table["b"].node.ignored == {reason: 1}
+    assert table["b"].node.elections[E].promise == before
+    assert table["b"].disk == {}
+
+
+def test_a_node_accepts_any_election_that_members_speak_of_unless_it_is_told_which() -> None:
+    members = Membership((Member("a"), Member("b")))
+    node = Node("a", members, Settings(max_elections=2))
+    node.start(0.0)
+    for name in ("one", "two", "three", "", "n" * 201):
+        node.receive(1.0, "b", Lead(name, 1, 0))
+    assert list(node.elections) == ["one", "two"]
+    assert node.ignored["an unknown election"] == 3
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_observers_learn_and_witnesses_vote_but_neither_leads(algorithm: str) -> None:
+    members = (Member("a"), Member("v"), Member("w", Kind.WITNESS), Member("o", Kind.OBSERVER))
+    table = Table(members=members, algorithm=algorithm)
+    table.connect()
+    for id in ("w", "o"):
+        table.contend(id)
+        assert table[id].node.ignored["a member that may not lead cannot contend"] == 1
+    table.elect("a")
+    assert table["o"].views[-1].role is Role.OBSERVER
+    assert {id: place.views[-1].leader for id, place in table.places.items()} == dict.fromkeys("avwo", "a")
+    assert table["w"].disk[E].backed == "a", "a witness backs"
+    assert "o" not in {voter for voter, _ in table["a"].node.elections[E].followers}
+    assert E not in table["o"].disk or table["o"].disk[E].backed in (None, "a")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_mere_voter_backs_but_does_not_lead(algorithm: str) -> None:
+    table = Table(algorithm=algorithm)
+    table.connect()
+    table.elect("a")
+    assert table["c"].views[-1].leader == "a", "the best rank does not contend"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_transfer_and_resign_hand_over_at_once(algorithm: str) -> None:
+    table = Table(algorithm=algorithm)
+    table.connect()
+    table.contend("a", "b", "c")
+    table.settle()
+    assert table.leaders() == ["c"]
+    table.do("c", Node.transfer, E, "a")
+    assert table.leaders() == [], "first it ends its own leadership"
+    table.settle()
+    assert table.leaders() == ["a"]
+    table.do("a", Node.resign, E)
+    table.settle()
+    assert table.leaders() == ["c"], "the best of those that contend"
+    terms = [place.node.elections[E].leader_term for place in table.places.values()]
+    assert terms == [3, 3, 3]
+
+
+def test_a_transfer_to_one_who_does_not_contend_is_refused() -> None:
+    table = Table()
+    table.connect()
+    table.elect("c")
+    table.do("c", Node.transfer, E, "b")
+    assert table["c"].node.ignored == {"the heir does not follow, or does not contend": 1}
+    assert table.leaders() == ["c"]
+    table.contend("b")
+    table.settle()
+    table.do("c", Node.transfer, E, "b")
+    table.settle()
+    assert table.leaders() == ["b"]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("preempt", [None, True, False])
+def test_a_better_rank_takes_over_where_preemption_is_on(algorithm: str, preempt: bool | None) -> None:
+    """By default in Bully only."""
+    table = Table(algorithm=algorithm, preempt=preempt)
+    table.connect()
+    table.elect("a")
+    table.contend("c")
+    table.settle()
+    takes_over = preempt if preempt is not None else algorithm == "bully"
+    assert table.leaders() == ["c" if takes_over else "a"]
+
+
+def test_raft_refuses_a_staler_claimant_which_adopts_the_newer_term() -> None:
+    table = Table(pre_vote=False)
+    table.connect()
+    for id, position in (("a", 5), ("b", 5), ("c", 1)):
+        table.do(id, Node.set_position, E, position)
+    table.do("a", Node.contend, E)
+    table.do("c", Node.contend, E)
+    table["a"].timers.clear()
+    table.deliver(RequestVote)
+    assert {m.reason for m in table.deliver(Refuse) if isinstance(m, Refuse)} == {Reason.STALER}
+
+
+QUORUMS = [
+    ("abc", QuorumRule.MAJORITY, ["ab", "bc", "abc"], ["a", ""]),
+    ("abcd", QuorumRule.MAJORITY, ["abc", "abcd"], ["ab", "cd"]),
+    ("abc", QuorumRule.TEXTBOOK, ["a", "b", "abc"], [""]),
+]
+
+
+@pytest.mark.parametrize(("ids", "rule", "enough", "too_few"), QUORUMS)
+def test_quorums(ids: str, rule: QuorumRule, enough: list[str], too_few: list[str]) -> None:
+    membership = Membership(tuple(Member(id) for id in ids), rule)
+    assert all(membership.is_quorum(set(nodes)) for nodes in enough)
+    assert not any(membership.is_quorum(set(nodes)) for nodes in too_few)
+
+
+members = st.lists(
+    st.builds(
+        Member,
+        id=st.sampled_from("abcdefg"),
+        kind=st.sampled_from(Kind),
+        weight=st.integers(0, 3),
+        group=st.sampled_from("xyz"),
+    ),
+    min_size=1,
+    max_size=7,
+    unique_by=lambda m: m.id,
+).map(tuple)
+
+
+@given(
+    members=members,
+    rule=st.sampled_from([QuorumRule.MAJORITY, QuorumRule.WEIGHTED, QuorumRule.HIERARCHICAL]),
+    data=st.data(),
+)
+def test_any_two_quorums_share_a_voter(
+    members: tuple[Member, ...], rule: QuorumRule, data: st.DataObject
+) -> None:
+    membership = Membership(members, rule)
+    one = data.draw(st.sets(st.sampled_from(membership.voters))) if membership.voters else set()
+    rest = set(membership.voters) - one
+    assert not (membership.is_quorum(one) and membership.is_quorum(rest))
+
+
+@given(members=members, rule=st.sampled_from(QuorumRule), data=st.data())
+def test_support_lasts_as_long_as_a_quorum_of_it(
+    members: tuple[Member, ...], rule: QuorumRule, data: st.DataObject
+) -> None:
+    membership = Membership(members, rule)
+    support = {voter: data.draw(st.floats(0, 10)) for voter in membership.voters if data.draw(st.booleans())}
+    until = membership.supported_until(support)
+    lasting = {voter for voter, end in support.items() if end >= until}
+    longer = {voter for voter, end in support.items() if end > until}
+    assert until == float("-inf") or membership.is_quorum(lasting)
+    assert not membership.is_quorum(longer)

@@ -1,0 +1,382 @@
+"""Hosts elect over real TCP, with real stores, and are not moved by what else comes over the wire."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from electorate.core.model import Beat, Promise
+from electorate.errors import UserError
+from electorate.runtime import host as host_module
+from electorate.runtime import link as link_module
+from electorate.runtime.host import Host
+from electorate.runtime.wire import PROTOCOL, Greeting, Life, Refused, Welcome, frame
+from tests.runtime_hosts import BOUND, Cluster, E, cluster, in_loop, stranger, undisturbed, until
+
+ALGORITHMS = ("bully", "ring", "raft", "zab")
+
+
+def counted(host: Host, *words: str) -> bool:
+    """Whether a complaint with all these words has been counted."""
+    return any(all(word in complaint for word in words) for complaint in host.counts)
+
+
+async def crash(at: Cluster, id: str) -> None:
+    """What the end of a process does: everything is closed, nothing is said."""
+    host = at.hosts.pop(id)
+    host.stopping = True
+    host.forget_timers()
+    assert host.server
+    host.server.close()
+    for link in host.links.values():
+        link.drop()
+        link.close()
+    for incoming in host.incoming.values():
+        incoming.transport.abort()
+    host.close_store()
+
+
+# --- elections --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@in_loop
+async def test_they_elect_hand_over_resign_and_leave(tmp_path: Path, algorithm: str) -> None:
+    async with cluster(tmp_path, algorithm=algorithm, preempt=False) as at:
+        first = await at.agreed()
+        assert 0 < first.lease_left(E) <= 2.0
+        assert [host.lease_left(E) for host in at.hosts.values() if host is not first] == [0, 0]
+
+        heir = next(id for id in at.hosts if id != first.id)
+        await until(lambda: heir in first.node.leading[E].heirs)
+        first.transfer(E, heir)
+        await until(lambda: at.leader() is at.hosts[heir])
+
+        at.hosts[heir].resign(E)
+        third = await at.agreed(but=heir)
+
+        await at.stop(third.id)
+        await at.agreed(but=third.id)
+        terms = [what["term"] for _, kind, what in at.events if kind == "lease" and what["until"]]
+        assert terms == sorted(terms)
+        assert len(set(terms)) == 4
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@in_loop
+async def test_a_crash_is_proven_by_a_refused_connection(tmp_path: Path, algorithm: str) -> None:
+    async with cluster(tmp_path, algorithm=algorithm) as at:
+        first = await at.agreed()
+        await crash(at, first.id)
+        await at.agreed()
+        assert all(at.saw(id, "peer", peer=first.id, state="dead") for id in at.hosts)
+
+
+@in_loop
+async def test_behind_a_proxy_a_refused_connection_proves_nothing(tmp_path: Path) -> None:
+    async with cluster(tmp_path, fast_failover=False, timing={"beat": 0.1, "lease": 0.5}) as at:
+        first = await at.agreed()
+        await crash(at, first.id)
+        await at.agreed()
+        assert not any(what.get("state") == "dead" for _, _, what in at.events)
+
+
+@in_loop
+async def test_one_node_alone_leads(tmp_path: Path) -> None:
+    async with cluster(tmp_path, ids="a") as at:
+        await at.agreed()
+        assert at.saw("a", "lease", term=1)
+
+
+@in_loop
+async def test_a_restarted_node_comes_back(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as at:
+        first = await at.agreed()
+        other = next(id for id in at.hosts if id != first.id)
+        await at.stop(other)
+        host = await at.start(other)
+        await until(lambda: at.leader() is first)
+        assert host.node.incarnation == 2
+
+
+@in_loop
+async def test_a_status_tells_what_there_is(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as at:
+        leader = await at.agreed()
+        await until(lambda: all(link.connected for link in leader.links.values()))
+        status = leader.status()
+        [election] = status["elections"]
+        assert election["role"] == "leader"
+        assert election["leader"] == leader.id
+        assert 0 < election["lease_left"] <= 2.0
+        assert set(status["peers"].values()) == {"connected"}
+
+
+@in_loop
+async def test_wishes_that_make_no_sense(tmp_path: Path) -> None:
+    async with cluster(tmp_path, ids="a") as at:
+        with pytest.raises(ValueError, match="node 'x' is not in the cluster file; it has a"):
+            at.hosts["a"].transfer(E, "x")
+        with pytest.raises(ValueError, match="node a does not lead 'another'"):
+            at.hosts["a"].transfer("another", "a")
+        for position in (-1, 2**63):
+            with pytest.raises(ValueError, match="a position is"):
+                at.hosts["a"].set_position(E, position)
+
+
+@in_loop
+async def test_a_port_in_use_and_an_unknown_id(tmp_path: Path) -> None:
+    async with cluster(tmp_path, ids="ab", absent="b") as at:
+        taken = {
+            id: {"address": f"127.0.0.1:{port}"} for id, port in zip("ba", at.ports.values(), strict=True)
+        }
+        with pytest.raises(UserError, match=r"node b cannot listen on 127\.0\.0\.1:\d+: .*change nodes\.b"):
+            await at.start("b", at.config(nodes=taken))
+        del at.hosts["b"]
+        await at.start("b")  # its directory was let go
+        with pytest.raises(UserError, match="node 'x' is not in the cluster file; it has a, b"):
+            Host(at.config(), "x", tmp_path / "x")
+
+
+# --- who is refused ---------------------------------------------------------------------------------
+
+GOOD = Greeting(PROTOCOL, "demo", "d", "a", Life(3, 33))
+REFUSED = {
+    "another protocol": (
+        Greeting(PROTOCOL + 1, "demo", "d", "a", Life(3, 33)),
+        f"I speak protocol {PROTOCOL}, not {PROTOCOL + 1}",
+    ),
+    "another cluster": (
+        Greeting(PROTOCOL, "prod", "d", "a", Life(3, 33)),
+        "I belong to cluster 'demo', not 'prod'",
+    ),
+    "meant for another": (
+        Greeting(PROTOCOL, "demo", "d", "b", Life(3, 33)),
+        "I am node 'a', not 'b': check the addresses",
+    ),
+    "an unknown member": (
+        Greeting(PROTOCOL, "demo", "x", "a", Life(3, 33)),
+        "node 'x' is not in my cluster file",
+    ),
+    "myself": (Greeting(PROTOCOL, "demo", "a", "a", Life(3, 33)), "node 'a' is not in my cluster file"),
+    "an older incarnation": (
+        Greeting(PROTOCOL, "demo", "d", "a", Life(2, 22)),
+        "I have met incarnation 3 of node 'd', this is another with 2",
+    ),
+    "another of the same": (
+        Greeting(PROTOCOL, "demo", "d", "a", Life(3, 44)),
+        "I have met incarnation 3 of node 'd', this is another with 3",
+    ),
+}
+
+
+@in_loop
+async def test_greetings_that_are_refused(tmp_path: Path) -> None:
+    async with cluster(tmp_path, ids="abcd", absent="d") as at:
+        await at.agreed()
+        a, port = at.hosts["a"], at.ports["a"]
+        with undisturbed(at):
+            async with stranger(port) as member:
+                assert await member.greet(GOOD) == Welcome(a.life)
+            for greeting, reason in REFUSED.values():
+                async with stranger(port) as caller:
+                    answer = await caller.greet(greeting)
+                    assert isinstance(answer, Refused)
+                    assert answer.reason.startswith(reason)
+                    assert answer.known == (3 if greeting.node == "d" else 0)
+                    await caller.closed()
+                assert counted(a, f"refusing {greeting.node}", reason)
+            async with stranger(port) as later:
+                newer = Greeting(PROTOCOL, "demo", "d", "a", Life(4, 55))
+                assert await later.greet(newer) == Welcome(a.life)
+
+
+@in_loop
+async def test_a_node_of_another_cluster_knows_why_it_stays_alone(tmp_path: Path) -> None:
+    async with cluster(tmp_path, absent="c") as at:
+        await at.agreed()
+        with undisturbed(at):
+            c = await at.start("c", at.config(cluster="prod"))
+            await until(lambda: counted(c, "refused by a", "'demo', not 'prod'"))
+            await until(lambda: counted(at.hosts["b"], "refusing c", "'demo', not 'prod'"))
+            await until(lambda: counted(c, "refusing b", "'prod', not 'demo'"))
+            await until(lambda: counted(at.hosts["b"], "refused by c", "'prod', not 'demo'"))
+            await at.stop("c")
+
+
+@in_loop
+async def test_addresses_that_are_swapped_are_found_out(tmp_path: Path) -> None:
+    async with cluster(tmp_path, absent="c") as at:
+        await at.agreed()
+        swapped = dict(zip("bac", at.ports.values(), strict=True))
+        nodes = {id: {"address": f"127.0.0.1:{port}"} for id, port in swapped.items()}
+        c = await at.start("c", at.config(nodes=nodes))
+        await until(lambda: counted(c, "refused by a", "I am node 'b', not 'a': check the addresses"))
+        await until(lambda: counted(at.hosts["b"], "refusing c", "I am node 'b', not 'a'"))
+        assert at.leader("a", "b")
+
+
+@pytest.mark.parametrize("rolled_back", [False, True])
+@in_loop
+async def test_a_store_that_was_lost_or_rolled_back_is_refused_until_it_rejoins(
+    tmp_path: Path, rolled_back: bool
+) -> None:
+    async with cluster(tmp_path) as at:
+        first = await at.agreed()
+        await at.stop("c")
+        shutil.copytree(tmp_path / "c", tmp_path / "old")
+        if rolled_back:
+            await at.start("c")
+            await at.agreed()
+            await at.stop("c")
+        shutil.rmtree(tmp_path / "c")
+        if rolled_back:
+            shutil.copytree(tmp_path / "old", tmp_path / "c")
+        del first
+        await at.agreed()
+
+        with undisturbed(at):
+            c = await at.start("c")
+            for other in "ab":
+                await until(lambda other=other: counted(c, f"refused by {other}", "--rejoin"))  # type: ignore[misc]
+                await until(lambda other=other: counted(at.hosts[other], "refusing c", "--rejoin"))  # type: ignore[misc]
+            await at.stop("c")
+
+        incarnation = c.node.incarnation
+        c = await at.start("c", rejoin=True)
+        await at.agreed()
+        assert c.node.incarnation > incarnation
+        assert all(link.connected for link in c.links.values())
+        await until(lambda: c.node.recalled is None)
+        await at.stop("c")
+        await at.start("c")
+        await at.agreed()
+
+
+# --- what else comes over the wire ------------------------------------------------------------------
+
+JUNK = {
+    "text": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a gibibyte": (2**30).to_bytes(4) + b"x" * 1000,
+    "no greeting": frame(Beat(1)),
+    "zeroes": bytes(10_000),
+}
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
+@in_loop
+async def test_junk_instead_of_a_greeting(tmp_path: Path, junk: bytes) -> None:
+    async with cluster(tmp_path) as at:
+        await at.agreed()
+        with undisturbed(at):
+            async with stranger(at.ports["a"]) as caller:
+                caller.say(junk)
+                await caller.closed()
+            assert counted(at.hosts["a"], "junk from a stranger")
+            assert not at.hosts["a"].strangers
+
+
+@pytest.mark.parametrize("junk", [(2**30).to_bytes(4), b"\0\0\0\1\xc1", frame(GOOD)])
+@in_loop
+async def test_junk_from_a_member(tmp_path: Path, junk: bytes) -> None:
+    async with cluster(tmp_path, ids="abcd", absent="d") as at:
+        await at.agreed()
+        with undisturbed(at):
+            async with stranger(at.ports["a"]) as member:
+                assert isinstance(await member.greet(GOOD), Welcome)
+                member.say(frame(Beat(1)) + junk)
+                await member.closed()
+            assert counted(at.hosts["a"], "junk from node d")
+
+
+@in_loop
+async def test_whoever_stays_silent_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with cluster(tmp_path) as at:
+        await at.agreed()
+        monkeypatch.setattr(link_module, "HANDSHAKE", 0.1)
+        with undisturbed(at):
+            async with stranger(at.ports["a"]) as silent, stranger(at.ports["a"]) as slow:
+                slow.say(frame(GOOD)[:-1])
+                await silent.closed()
+                await slow.closed()
+            assert counted(at.hosts["a"], "no greeting in time")
+
+
+@in_loop
+async def test_there_is_room_for_so_many_strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with cluster(tmp_path) as at:
+        await at.agreed()
+        a, port = at.hosts["a"], at.ports["a"]
+        monkeypatch.setattr(host_module, "STRANGERS", 4)
+        with undisturbed(at):
+            async with AsyncExitStack() as held:
+                for _ in range(4):
+                    await held.enter_async_context(stranger(port))
+                await until(lambda: len(a.strangers) == 4)
+                for _ in range(3):
+                    one_too_many = await held.enter_async_context(stranger(port))
+                    await one_too_many.closed()
+                assert a.counts["too many strangers"] == 3
+            await until(lambda: not a.strangers)
+
+
+@in_loop
+async def test_complaints_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_module, "REASONS", 3)
+    async with cluster(tmp_path, ids="a") as at:
+        for name in range(6):
+            async with stranger(at.ports["a"]) as caller:
+                await caller.greet(Greeting(PROTOCOL, "demo", f"x{name}", "a", Life(1, 1)))
+        assert len(at.hosts["a"].counts) == 4
+        assert at.hosts["a"].counts["other complaints"] == 3
+
+
+# --- the store --------------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_a_leader_whose_store_stalls_resigns_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster(tmp_path, timing={"beat": 0.1, "lease": 0.5}) as at:
+        first = await at.agreed()
+        commit, go_on = first.store.commit, threading.Event()
+
+        def stalled(promises: Iterable[Promise]) -> None:
+            assert go_on.wait(BOUND)
+            commit(promises)
+
+        monkeypatch.setattr(first.store, "commit", stalled)
+        try:
+            first.contend("another")
+            await at.agreed(*(id for id in at.hosts if id != first.id))
+            assert at.saw(first.id, "stalled")
+            assert "has stalled: leading no longer" in caplog.text
+            assert not first.is_leader(E)
+        finally:
+            go_on.set()
+        await at.agreed()
+
+
+@in_loop
+async def test_a_node_whose_store_fails_says_so_and_leads_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(tmp_path) as at:
+        first = await at.agreed()
+
+        def failing(promises: Iterable[Promise]) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(first.store, "commit", failing)
+        first.contend("another")
+        assert "cannot be written: database or disk is full" in await first.failed
+        assert not first.is_leader(E)
+        await at.stop(first.id)
+        await at.agreed()
