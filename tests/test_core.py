@@ -205,8 +205,8 @@ def test_a_transfer_to_one_who_does_not_contend_is_refused() -> None:
     table.connect()
     table.elect("c")
     table.do("c", Node.transfer, E, "b")
-    assert table["c"].node.ignored == {"the heir does not follow, or does not contend": 1}
-    assert table.leaders() == ["c"]
+    assert table["c"].node.ignored == {"the heir may not lead, or does not contend": 1}
+    assert table.leaders() == ["c"], "b follows, and has said that it does not contend"
     table.contend("b")
     table.settle()
     table.do("c", Node.transfer, E, "b")

@@ -311,7 +311,8 @@ def test_a_lost_store_is_refused_and_rejoins_without_backing_anybody_twice() -> 
     table.elect("c")
     term = table["a"].disk[E].term
     table["a"].disk.clear()
-    assert not table["b"].node.accepts("a", table["a"].incarnation - 1), "an older incarnation is refused"
+    table.do("b", Node.connected, "a", table["a"].incarnation - 1)
+    assert table["b"].node.ignored["a connection to an incarnation that is gone"] == 1
     table["a"].start(rejoin=True)
     table.do("a", Node.receive, "b", RequestVote(E, term, 0, False))
     assert table.wire == [], "nobody is backed before a quorum has told its terms"

@@ -173,6 +173,10 @@ REFUSED = {
         Greeting(PROTOCOL, "demo", "d", "a", Life(3, 44)),
         "I have met incarnation 3 of node 'd', this is another with 3",
     ),
+    "another store": (
+        Greeting(PROTOCOL, "demo", "d", "a", Life(9, 99, store=1)),
+        "I have met incarnation 3 of node 'd', this is another with 9",
+    ),
 }
 
 

@@ -60,7 +60,18 @@ class Elector:
 
     fields: ClassVar[tuple[str, ...]] = (
         *("promise", "role", "leader", "leader_term", "leader_position", "departed", "contends", "position"),
-        *("claimed", "backers", "refusers", "followers", "heirs", "secured", "held", "waiting", "attempts"),
+        *(
+            "claimed",
+            "backers",
+            "refusers",
+            "followers",
+            "heirs",
+            "intended",
+            "secured",
+            "held",
+            "waiting",
+            "attempts",
+        ),
         *("deterred_until", "stands_back_until", "takeovers", "quiet_until", "view"),
     )
     """What `state` consists of; an algorithm adds its own."""
@@ -85,6 +96,8 @@ class Elector:
         """The voters that follow me, each with the stretch of support that counts for it."""
         self.heirs: frozenset[NodeId] = frozenset()
         """Those of them that contend: I can hand over to one."""
+        self.intended: tuple[NodeId, float] | None = None
+        """To whom I am to hand over as soon as it follows, and until when that wish holds."""
         self.secured = False
         """My leadership has had its lease; when that ends, so does the leadership."""
         self.held: tuple[tuple[NodeId, ElectionMessage, float], ...] = ()
@@ -167,15 +180,26 @@ class Elector:
         self.stand_back()
 
     def transfer(self, heir: NodeId) -> None:
-        """End my leadership in favour of a follower that contends."""
+        """End my leadership in favour of one that contends: now, or when it follows, but within a lease."""
         if self.role is not Role.LEADER:
             return self.node.ignore("only a leader can transfer")
         if heir == self.me:
             return None
-        if heir not in self.heirs:
-            return self.node.ignore("the heir does not follow, or does not contend")
-        self.step_down(heir, wished=True)
-        return self.stand_back()
+        if not self.may_inherit(heir):
+            return self.node.ignore("the heir may not lead, or does not contend")
+        self.intended = (heir, self.node.now + self.node.timing.lease)
+        return self.hand_over()
+
+    def may_inherit(self, node: NodeId) -> bool:
+        """It contends, or has not told me yet whether it does."""
+        follows = any(follower == node for follower, _ in self.followers)
+        return node in self.heirs or (node in self.node.membership.candidates and not follows)
+
+    def hand_over(self) -> None:
+        """If the intended heir is ready, end my leadership in its favour."""
+        if self.intended and self.intended[0] in self.heirs and self.node.now < self.intended[1]:
+            self.step_down(self.intended[0], wished=True)
+            self.stand_back()
 
     @property
     def best_heir(self) -> NodeId | None:
@@ -482,7 +506,7 @@ class Elector:
         self.role = Role.LEADER
         self.leader, self.leader_term, self.leader_position = self.me, term, self.position
         self.followers, self.heirs, self.secured = frozenset(), frozenset(), False
-        self.attempts, self.takeovers, self.held = 0, 0, ()
+        self.attempts, self.takeovers, self.held, self.intended = 0, 0, (), None
         self.deterred_until = float("-inf")
         self.settle(term)
         self.changed()
@@ -506,7 +530,8 @@ class Elector:
             self.followers = rest | {(voter, (follow.incarnation, follow.epoch))}
             contends = follow.contends and voter in self.node.membership.candidates
             self.heirs = self.heirs | {voter} if contends else self.heirs - {voter}
-        return self.node.followed(self, voter)
+        self.node.followed(self, voter)
+        return self.hand_over()
 
     @property
     def lease(self) -> float:

@@ -161,7 +161,7 @@ class Node:
         return self.effects()
 
     def met(self, now: float, peer: NodeId, incarnation: int) -> list[Effect]:
-        """The peer has greeted with an incarnation that `accepts` finds credible."""
+        """The peer has greeted with an incarnation that the driver finds credible."""
         self.begin(now)
         self.acquaint(peer, incarnation)
         return self.effects()
@@ -230,11 +230,6 @@ class Node:
 
     def view(self, name: str) -> View | None:
         return self.elections[name].view if name in self.elections else None
-
-    def accepts(self, peer: NodeId, incarnation: int) -> bool:
-        """Whether a greeting with this incarnation may be true: an older one than we have met means that
-        the peer's store was lost or rolled back."""
-        return peer in self.peers and incarnation >= self.peers[peer].incarnation
 
     @property
     def gathered_at(self) -> float:

@@ -351,6 +351,7 @@ class HirschbergSinclair(Ring):
             self.send(self.neighbour(self.me, clockwise), probe)
 
     def receive(self, sender: NodeId, message: ElectionMessage) -> None:
+        self.acquit(sender)
         match message:
             case Probe() if message.initiator in self.node.membership.candidates:
                 self.on_probe(sender, message)

@@ -23,6 +23,7 @@ from electorate.core.model import (
     Message,
     NodeId,
     Promise,
+    Recalled,
     Role,
     Support,
     Term,
@@ -78,8 +79,10 @@ class Host:
         self.counts: Counter[str] = Counter()
         """What was refused or ignored, by reason."""
         self.birth = random.getrandbits(63)
-        self.lives: dict[NodeId, Life] = {}
-        """The newest life of each peer that was met."""
+        self.lives = {peer: Life(*life) for peer, life in self.store.peers().items()}
+        """The newest life of each peer that was ever met."""
+        self.vouched = self.store.rejoined
+        """My store is not the one that the others may have known, and I have asked them, or will."""
         self.buried: dict[NodeId, Life] = {}
         """The last life of each peer that was seen to end."""
         self.stopping = False
@@ -110,7 +113,7 @@ class Host:
 
     @property
     def life(self) -> Life:
-        return Life(self.node.incarnation, self.birth)
+        return Life(self.node.incarnation, self.birth, self.store.number, self.rejoin or self.vouched)
 
     # --- from start to stop --------------------------------------------------------------------
 
@@ -195,14 +198,15 @@ class Host:
         self.do(self.node.resign(now(), election))
 
     def transfer(self, election: str, to: NodeId) -> None:
-        """Hand the leadership over. Raises `ValueError` if I do not lead, or the heir cannot."""
+        """Hand the leadership over, now or as soon as the heir follows. Raises `ValueError` if I do not
+        lead, or the heir cannot."""
         if to not in self.config.nodes:
             raise ValueError(f"node '{to}' is not in the cluster file; it has {', '.join(self.config.nodes)}")
         leading = self.node.leading.get(election)
         if leading is None:
             raise ValueError(f"node {self.id} does not lead '{election}'")
-        if to not in (self.id, *leading.heirs):
-            raise ValueError(f"node {to} does not follow yet, or does not contend")
+        if to != self.id and not leading.may_inherit(to):
+            raise ValueError(f"node {to} may not lead, or does not contend")
         self.do(self.node.transfer(now(), election, to))
 
     def set_position(self, election: str, position: int) -> None:
@@ -232,6 +236,8 @@ class Host:
             self.do(self.node.receive(now(), peer, message))
             if isinstance(message, Support | Follow):
                 self.tell_leases()
+            elif isinstance(message, Recalled):
+                self.has_rejoined()
 
     def fire(self, timer: Timer) -> None:
         del self.timers[timer]
@@ -275,12 +281,16 @@ class Host:
 
     def saved(self, outbox: Outbox, patience: asyncio.TimerHandle, commit: asyncio.Future[None]) -> None:
         patience.cancel()
-        if commit.cancelled():
-            return
-        if error := commit.exception():
-            self.fail(f"the store in {self.store.directory} cannot be written: {error}")
-        elif outbox is self.outbox and not self.stopping:
+        if self.written(commit) and outbox is self.outbox and not self.stopping:
             outbox.saved()
+
+    def written(self, done: asyncio.Future[None]) -> bool:
+        """Whether the disk has taken it; if it could not, this node must end."""
+        if done.cancelled():
+            return False
+        if error := done.exception():
+            self.fail(f"the store in {self.store.directory} cannot be written: {error}")
+        return not error
 
     def stalled(self) -> None:
         """A commit has taken longer than a lease: until it is done, nothing more can be promised."""
@@ -315,15 +325,28 @@ class Host:
 
     def doubt(self, peer: NodeId, life: Life) -> str | None:
         known = self.known(peer)
-        if known is None or life == known or life.incarnation > known.incarnation:
+        if known is None or life.may_follow(known):
             return None
         return (
             f"I have met incarnation {known.incarnation} of node '{peer}', this is another with"
             f" {life.incarnation}: its store was lost or rolled back, or runs twice; restart it with --rejoin"
         )
 
+    def remember(self, peer: NodeId, life: Life) -> None:
+        """Keep the newest life of a peer, on the disk as well: after my own restart, I still know it."""
+        if self.lives.get(peer) != life:
+            self.lives[peer] = life
+            kept = self.loop.run_in_executor(self.disk, self.store.remember, peer, life)
+            kept.add_done_callback(self.written)
+
+    def has_rejoined(self) -> None:
+        """A quorum has told what my lost store had promised: from now on, this store may be believed."""
+        if self.rejoin and self.node.recalled is None and not self.vouched:
+            self.vouched = True
+            self.loop.run_in_executor(self.disk, self.store.set_rejoined).add_done_callback(self.written)
+
     def connected(self, peer: NodeId, life: Life) -> None:
-        self.lives[peer] = life
+        self.remember(peer, life)
         self.observer("peer", {"peer": peer, "state": "connected"})
         self.do(self.node.connected(now(), peer, life.incarnation))
 
@@ -400,7 +423,7 @@ class Host:
 
     def greeted(self, peer: NodeId, incoming: Incoming, life: Life) -> None:
         """A member has dialled me: the newest connection of it counts, and I dial it as well."""
-        self.lives[peer] = life
+        self.remember(peer, life)
         older = self.incoming.get(peer)
         self.incoming[peer] = incoming
         if older:

@@ -9,15 +9,21 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import random
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from electorate.core.model import NodeId, Promise
 from electorate.errors import UserError
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS identity (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS peer (
+    node TEXT PRIMARY KEY, incarnation INTEGER NOT NULL, birth INTEGER NOT NULL, store INTEGER NOT NULL,
+    rejoining INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS promise (
     election TEXT PRIMARY KEY, term INTEGER NOT NULL, backed TEXT, epoch INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -43,6 +49,8 @@ class Store:
         try:
             self.database = self.open()
             self.identify(cluster, node)
+            self.number = self.read("number", random.getrandbits(63))
+            """Drawn when this store was made: a store that was lost has another."""
             self.incarnation = self.start_again()
         except sqlite3.Error as error:
             self.close()
@@ -67,13 +75,33 @@ class Store:
     def identify(self, cluster: str, node: NodeId) -> None:
         """Write down whose directory this is, or see that it is ours."""
         for key, value in (("cluster", cluster), ("node", node)):
-            self.database.execute("INSERT OR IGNORE INTO identity VALUES (?, ?)", (key, value))
-            found = self.database.execute("SELECT value FROM identity WHERE key = ?", (key,)).fetchone()[0]
+            found = self.read(key, value)
             if found != value:
                 raise UserError(
                     f"data directory {self.directory} belongs to {key} '{found}', not '{value}': "
                     "choose another with --data"
                 )
+
+    def read(self, key: str, otherwise: Any) -> Any:
+        """What was written down under this key; if nothing was, write this down."""
+        self.database.execute("INSERT OR IGNORE INTO identity VALUES (?, ?)", (key, otherwise))
+        return self.database.execute("SELECT value FROM identity WHERE key = ?", (key,)).fetchone()[0]
+
+    @property
+    def rejoined(self) -> bool:
+        """This store replaces one that was lost, and has learnt from a quorum what that had promised."""
+        return bool(self.read("rejoined", 0))
+
+    def set_rejoined(self) -> None:
+        self.database.execute("INSERT OR REPLACE INTO identity VALUES ('rejoined', 1)")
+
+    def peers(self) -> dict[NodeId, tuple[int, int, int, bool]]:
+        """The newest life of each peer that was ever met: incarnation, birth, store, rejoining."""
+        rows = self.database.execute("SELECT node, incarnation, birth, store, rejoining FROM peer")
+        return {row[0]: (row[1], row[2], row[3], bool(row[4])) for row in rows}
+
+    def remember(self, peer: NodeId, life: tuple[int, int, int, bool]) -> None:
+        self.database.execute("INSERT OR REPLACE INTO peer VALUES (?, ?, ?, ?, ?)", (peer, *life))
 
     def start_again(self) -> int:
         """Raise the incarnation, durably."""

@@ -74,10 +74,20 @@ Incarnation: TypeAlias = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 
 class Life(NamedTuple):
     """One process of a node. `birth` is drawn at random when it starts: two lives with the same incarnation
-    are two processes, of which one does not know what the other has promised."""
+    are two processes, of which one does not know what the other has promised. `store` is drawn when the
+    store is made: another one is another memory, believed only if it has asked a quorum what it had
+    promised, or is about to (`rejoining`)."""
 
     incarnation: Incarnation
     birth: int
+    store: int = 0
+    rejoining: bool = False
+
+    def may_follow(self, earlier: Life) -> bool:
+        """Whether this can be a later life of the same node, or the same life."""
+        if self.incarnation <= earlier.incarnation:
+            return self == earlier
+        return self.store == earlier.store or self.rejoining
 
 
 class Greeting(msgspec.Struct, frozen=True, tag=True):

@@ -246,7 +246,7 @@ class Play:
         """Start a node whose store is lost, as `elect node --rejoin` would: as one that nobody has met."""
         host = self.host(words[0], election)
         host.crash()
-        host.disk.clear()
+        host.lose_store()
         others = [other for other in self.world.hosts.values() if other is not host]
         host.incarnation = max(other.node.peers[host.id].incarnation for other in others)
         host.start(rejoin=True)
@@ -255,8 +255,7 @@ class Play:
         """Start a node whose store is lost, as if nothing had happened."""
         host = self.host(words[0], election)
         host.crash()
-        host.disk.clear()
-        host.incarnation = 0
+        host.lose_store()
         host.start()
 
     def pause(self, words: list[str], election: str) -> None:
@@ -379,7 +378,7 @@ class Play:
     def expect_refuses(self, words: list[str], election: str) -> str | None:
         """`refuses a b`: a takes no greeting from b, whose store has been lost or rolled back."""
         host, peer = (self.host(word, election) for word in words)
-        return "it is welcome" if host.node.accepts(peer.id, peer.incarnation) else None
+        return "it is welcome" if host.recognises(peer) else None
 
     def expect_sent(self, words: list[str], election: str) -> str | None:
         """`sent PreVote`, `sent no RequestVote`, `sent 4 Token`, `sent at most 8 Token`: since the last time

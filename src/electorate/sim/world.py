@@ -66,6 +66,11 @@ class Host:
         self.offset = world.random.uniform(0, 1000) if world.plan.skew else 0.0
         self.disk: dict[str, Promise] = {}
         self.incarnation = 0
+        self.store = 0
+        """The number of the present store: one that was lost is replaced by another."""
+        self.rejoining = False
+        self.lives: dict[NodeId, tuple[int, int]] = {}
+        """The newest incarnation and store of each peer that was ever met; kept on the disk."""
         self.commit_time = COMMIT
         self.committing: list[Promise] = []
         self.contends: dict[str, bool] = {}
@@ -100,6 +105,7 @@ class Host:
     def start(self, rejoin: bool = False) -> None:
         plan = self.world.plan
         self.incarnation += 1
+        self.rejoining = self.rejoining or rejoin
         self.up, self.paused = True, False
         self.mourned = {}
         self.outbox = Outbox(self)
@@ -120,6 +126,13 @@ class Host:
                 self.do(self.node.contend(self.clock(), election))
         for peer in self.links:
             self.world.after(self.world.round_trip(self.id, peer), self.dial, peer, self.incarnation)
+
+    def lose_store(self) -> None:
+        """The disk is replaced by an empty one."""
+        self.disk.clear()
+        self.lives.clear()
+        self.store += 1
+        self.incarnation, self.rejoining = 0, False
 
     def crash(self) -> None:
         """The process is gone. A commit under way may have reached the disk, or not."""
@@ -175,19 +188,27 @@ class Host:
                 self.mourned[peer] = target.incarnation
                 self.do(self.node.lost(self.clock(), peer, dead=True))
             self.world.after(REDIAL, self.dial, peer, incarnation)
-        elif not target.node.accepts(self.id, self.incarnation):
+        elif not (target.recognises(self) and self.recognises(target)):
             self.world.note("refused", self.id, peer, "its store was lost or rolled back")
             self.world.after(REDIAL, self.dial, peer, incarnation)
         else:
             self.world.sessions += 1
             link.session = self.world.sessions
+            self.lives[peer] = (target.incarnation, target.store)
             target.greeted(self.id, self.incarnation)
             self.world.note("connect", self.id, peer)
             self.do(self.node.connected(self.clock(), peer, target.incarnation))
 
+    def recognises(self, peer: Host) -> bool:
+        """Whether the peer may be who it was: with the same store, or after it has asked what a lost one
+        had promised."""
+        incarnation, store = self.lives.get(peer.id, (0, peer.store))
+        return peer.incarnation >= incarnation and (peer.store == store or peer.rejoining)
+
     def greeted(self, peer: NodeId, incarnation: int) -> None:
         """A peer has dialled: it is alive, and not what it was before if its incarnation is new."""
         if not self.asleep(self.greeted, peer, incarnation):
+            self.lives[peer] = (incarnation, self.world.hosts[peer].store)
             self.do(self.node.met(self.clock(), peer, incarnation))
             if not self.links[peer].session:
                 self.world.after(self.world.round_trip(self.id, peer), self.dial, peer, self.incarnation)
