@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError:
+    print("elect: the command needs more than the library: pip install 'electorate[cli]'", file=sys.stderr)
+    sys.exit(2)
 
 from electorate.cli import bench, node, sim, up
 from electorate.errors import UserError

@@ -525,9 +525,12 @@ class Elector:
     def on_follow(self, voter: NodeId, follow: Follow) -> None:
         if self.role is not Role.LEADER or follow.term != self.leader_term:
             return self.send(voter, Resign(self.name, follow.term, None, False))
+        pair = (follow.incarnation, follow.epoch)
+        if pair < self.node.peers[voter].pair:
+            return self.node.ignore("a Follow of an older stretch of support")
         if voter in self.node.membership.voters:
             rest = frozenset(other for other in self.followers if other[0] != voter)
-            self.followers = rest | {(voter, (follow.incarnation, follow.epoch))}
+            self.followers = rest | {(voter, pair)}
             contends = follow.contends and voter in self.node.membership.candidates
             self.heirs = self.heirs | {voter} if contends else self.heirs - {voter}
         self.node.followed(self, voter)
@@ -619,7 +622,10 @@ class Elector:
 
     def hold(self, sender: NodeId, message: ElectionMessage) -> None:
         """Keep a question for a moment: the news that frees me may be on its way. It may also be lost, while
-        the leader of this election lives on as that of another: I tell it that I follow, and it objects."""
+        the leader of this election lives on as that of another: I tell it that I follow, and it objects.
+        If the leader is me, whoever asks does not know."""
+        if self.role is Role.LEADER:
+            self.announce_to(sender)
         others = tuple(held for held in self.held if held[0] != sender)
         self.held = (*others, (sender, message, self.node.now + self.node.timing.patience))
         if self.leader not in (None, self.me):
