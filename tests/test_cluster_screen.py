@@ -5,6 +5,7 @@ import pty
 import re
 import select
 import sys
+import time
 from pathlib import Path
 
 BOUND = 60.0
@@ -22,13 +23,17 @@ class Terminal:
             os.execve(command[0], command, environment)
         self.shown = b""
 
-    def wait_for(self, words: str) -> re.Match[bytes]:
-        """Until this has been shown, since last time."""
-        while not (found := re.search(words.encode(), self.shown)):
-            assert select.select([self.screen], [], [], BOUND)[0], f"never shown: {words}"
-            self.shown = ESCAPES.sub(b"", self.shown + os.read(self.screen, 65536))
-        self.shown = self.shown[found.end() :]
-        return found
+    def wait_for(self, *words: str) -> list[re.Match[bytes]]:
+        """Until all of these have been shown, in whatever order, since last time."""
+        deadline = time.monotonic() + BOUND
+        while True:
+            found = [match for each in words if (match := re.search(each.encode(), self.shown))]
+            if len(found) == len(words):
+                self.shown = self.shown[max(match.end() for match in found) :]
+                return found
+            assert time.monotonic() < deadline, f"never shown: {words}; last shown: {self.shown[-2000:]!r}"
+            if select.select([self.screen], [], [], 1.0)[0]:
+                self.shown = ESCAPES.sub(b"", self.shown + os.read(self.screen, 65536))
 
     def type(self, words: str) -> None:
         os.write(self.screen, words.encode())
@@ -44,11 +49,10 @@ class Terminal:
 
 def test_nodes_can_be_maltreated_from_the_keyboard(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, sys.executable, "-m", "electorate.cli.main", "up")
-    first = terminal.wait_for(r"(\w) leads, term (\d+)")
+    [first] = terminal.wait_for(r"(\w) leads, term (\d+)")
     leader, term = first.group(1).decode(), int(first.group(2))
     terminal.type(f"kill {leader}\r")
-    terminal.wait_for(rf"{leader} +│[^\n]* down ")
-    second = terminal.wait_for(rf"(\w) leads, term [{term + 1}-9]")
+    _, second = terminal.wait_for(rf"{leader} +│[^\n]* down ", rf"(\w) leads, term [{term + 1}-9]")
     assert second.group(1).decode() != leader
     terminal.type(f"kill {leader}\r")
     terminal.wait_for(f"{leader} is down; restart it first")

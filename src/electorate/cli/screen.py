@@ -154,7 +154,7 @@ def keys(press: Callable[[str], None]) -> Iterator[None]:
     """Give each key as it is pressed; the terminal is as before afterwards."""
     stdin = sys.stdin.fileno()
     before = termios.tcgetattr(stdin)
-    tty.setcbreak(stdin)
+    tty.setcbreak(stdin, termios.TCSANOW)
     loop = asyncio.get_running_loop()
     loop.add_reader(stdin, lambda: press(os.read(stdin, 100).decode(errors="ignore")))
     try:
