@@ -39,7 +39,7 @@ from electorate.sim.run import simulate
 from electorate.sim.world import Host, Plan, World
 from tests.table import E, Table
 
-SAFETY = ("I1", "I2", "I3", "I4")
+SAFETY = ("I1", "I2", "I3", "I4", "I8")
 Patch = pytest.MonkeyPatch
 
 
@@ -133,6 +133,14 @@ def believe_any_break_is_death(patch: Patch) -> None:
     patch.setattr(Node, "lost", lambda self, now, peer, dead: lost(self, now, peer, True))
 
 
+def give_away_before_the_work_has_ended(patch: Patch) -> None:
+    patch.setattr(Elector, "occupy", lambda self: None)
+
+
+def forget_what_restarted_voters_promised(patch: Patch) -> None:
+    patch.setattr(Elector, "assure", lambda self: None)
+
+
 REMOVALS: list[tuple[Callable[[Patch], None], str, int]] = [
     (no_support_epoch, "raft", 3),
     (no_amnesia_guard, "raft", 3),
@@ -145,6 +153,8 @@ REMOVALS: list[tuple[Callable[[Patch], None], str, int]] = [
     (back_twice_in_a_term, "ring", 3),
     (let_leases_come_back, "raft", 3),
     (believe_any_break_is_death, "raft", 3),
+    (give_away_before_the_work_has_ended, "bully", 3),
+    (forget_what_restarted_voters_promised, "raft", 3),
 ]
 
 

@@ -9,6 +9,8 @@ An algorithm chooses who tries next; this base decides who may lead. The safety 
    restart in which it may have forgotten such support (`is_amnesiac`).
 4. A leader counts on a quorum of supports only (`lease`), and resigns before it backs another
    (`step_down`): so when a quorum backs the next leader, the lease of the last one has ended.
+5. While work rests on a leadership, it is not given away (`give_up`): it ends with its lease, or when the
+   work has ended. So the work of one leader is over before the next leader is elected.
 
     role        waits for                   and then
     follower    its leader to fall silent   tries in its turn (`seek`)
@@ -68,6 +70,9 @@ class Elector:
             "heirs",
             "intended",
             "secured",
+            "assured",
+            "occupied",
+            "giving_up",
             "held",
             "waiting",
             "attempts",
@@ -100,6 +105,13 @@ class Elector:
         """To whom I am to hand over as soon as it follows, and until when that wish holds."""
         self.secured = False
         """My leadership has had its lease; when that ends, so does the leadership."""
+        self.assured = float("-inf")
+        """The lease that a quorum had promised me when last a voter of it restarted. It is kept: who restarts
+        backs nobody for a lease."""
+        self.occupied = False
+        """Work of the local user rests on my leadership."""
+        self.giving_up: tuple[NodeId | None, bool] | None = None
+        """When that work has ended, I hand over: to whom, and whether by a wish."""
         self.held: tuple[tuple[NodeId, ElectionMessage, float], ...] = ()
         """What others asked while I supported a leader, one question each, and until when to answer."""
         self.waiting = False
@@ -165,7 +177,7 @@ class Elector:
         self.disarm("campaign")
         self.waiting = False
         if self.role is Role.LEADER:
-            self.step_down(self.best_heir, wished=True)
+            self.give_up(self.best_heir, wished=True)
         elif self.role is Role.CANDIDATE:
             self.abandon()
             self.changed()
@@ -176,8 +188,7 @@ class Elector:
         """Hand over to the best of those that contend, and stand back for a lease."""
         if self.role is not Role.LEADER:
             return self.node.ignore("only a leader can resign")
-        self.step_down(self.best_heir, wished=True)
-        self.stand_back()
+        return self.give_up(self.best_heir, wished=True)
 
     def transfer(self, heir: NodeId) -> None:
         """End my leadership in favour of one that contends: now, or when it follows, but within a lease."""
@@ -198,8 +209,7 @@ class Elector:
     def hand_over(self) -> None:
         """If the intended heir is ready, end my leadership in its favour."""
         if self.intended and self.intended[0] in self.heirs and self.node.now < self.intended[1]:
-            self.step_down(self.intended[0], wished=True)
-            self.stand_back()
+            self.give_up(self.intended[0], wished=True)
 
     @property
     def best_heir(self) -> NodeId | None:
@@ -212,6 +222,31 @@ class Elector:
         self.deterred_until = float("inf")
         self.stands_back_until = self.node.now + timing.lease
         self.wait(timing.lease, timing.lease + timing.patience)
+
+    def occupy(self) -> None:
+        """The user's work begins: until `vacate`, this leadership is not given away."""
+        if self.role is not Role.LEADER:
+            return self.node.ignore("only a leader can work")
+        self.occupied = True
+        return None
+
+    def vacate(self) -> None:
+        """The user's work has ended: hand over, if that is wanted."""
+        self.occupied = False
+        if self.giving_up:
+            heir, wished = self.giving_up
+            self.give_up(heir if heir in self.heirs else self.best_heir, wished)
+
+    def give_up(self, heir: NodeId | None = None, wished: bool = False) -> None:
+        """End my leadership in favour of the heir, but the user's work first."""
+        if self.occupied and self.node.now < self.lease:
+            if heir is not None or self.giving_up is None:
+                self.giving_up = (heir, wished)
+            return self.changed()
+        self.step_down(heir, wished)
+        if wished and self.contends:
+            self.stand_back()
+        return None
 
     def set_position(self, position: int) -> None:
         """Tell how fresh this node's data is."""
@@ -367,7 +402,7 @@ class Elector:
         """Back the claimant if nothing stands against it."""
         objection = self.objection(claimant, claim)
         if objection is Reason.LEADER_LIVES and self.gives_way_to(claimant, claim.position):
-            self.step_down(claimant)
+            self.give_up(claimant)
             objection = self.objection(claimant, claim)
         if objection is None:
             self.back(claimant, claim.term)
@@ -453,7 +488,9 @@ class Elector:
         if term <= self.promise.term:
             return
         if self.role is Role.LEADER:
-            self.step_down()
+            self.give_up()
+        if self.role is Role.LEADER:
+            return
         self.keep(term, None)
         if self.role is Role.CANDIDATE:
             self.abandon()
@@ -506,7 +543,9 @@ class Elector:
         self.role = Role.LEADER
         self.leader, self.leader_term, self.leader_position = self.me, term, self.position
         self.followers, self.heirs, self.secured = frozenset(), frozenset(), False
+        self.assured = float("-inf")
         self.attempts, self.takeovers, self.held, self.intended = 0, 0, (), None
+        self.occupied, self.giving_up = False, None
         self.deterred_until = float("-inf")
         self.settle(term)
         self.changed()
@@ -529,6 +568,8 @@ class Elector:
         if pair < self.node.peers[voter].pair:
             return self.node.ignore("a Follow of an older stretch of support")
         if voter in self.node.membership.voters:
+            if follow.incarnation > self.node.peers[voter].pair[0]:
+                self.assure()
             rest = frozenset(other for other in self.followers if other[0] != voter)
             self.followers = rest | {(voter, pair)}
             contends = follow.contends and voter in self.node.membership.candidates
@@ -539,13 +580,18 @@ class Elector:
     @property
     def lease(self) -> float:
         """I lead until then, on my clock: so long a quorum supports me. -inf if none does."""
-        return self.node.supported_until(self.followers)
+        return max(self.assured, self.node.supported_until(self.followers))
+
+    def assure(self) -> None:
+        """One of those that support me is about to count anew, in its next life: the last one's promise holds."""
+        self.assured = self.lease
 
     def step_down(self, heir: NodeId | None = None, wished: bool = False) -> None:
         """End my leadership first, then say so: the voters are free from now on."""
         self.role = Role.FOLLOWER
         self.leader, self.departed = None, self.me
         self.followers, self.heirs, self.secured = frozenset(), frozenset(), False
+        self.assured, self.occupied, self.giving_up = float("-inf"), False, None
         self.node.ceased_leading(self)
         self.disarm("tenure")
         for peer in self.node.peers:
@@ -685,7 +731,7 @@ class Elector:
     def changed(self) -> None:
         """Tell the local user, if what it can see has changed."""
         term = self.promise.term if self.leader is None else self.leader_term
-        view = View(self.name, self.shown_role, self.leader, term)
+        view = View(self.name, self.shown_role, self.leader, term, self.giving_up is not None)
         if view != self.view:
             self.view = view
             self.node.out.append(Changed(view))

@@ -211,6 +211,8 @@ class View(msgspec.Struct, frozen=True):
     role: Role
     leader: NodeId | None
     term: Term
+    yielding: bool = False
+    """I lead, but another is to: my work must end, and then I hand over."""
 
 
 class Reason(StrEnum):

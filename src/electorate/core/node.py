@@ -217,6 +217,20 @@ class Node:
             election.set_position(position)
         return self.effects()
 
+    def occupy(self, now: float, name: str) -> list[Effect]:
+        """Work of the user rests on this leadership from now on."""
+        self.begin(now)
+        if name in self.leading:
+            self.leading[name].occupy()
+        return self.effects()
+
+    def vacate(self, now: float, name: str) -> list[Effect]:
+        """That work has ended."""
+        self.begin(now)
+        if name in self.elections:
+            self.elections[name].vacate()
+        return self.effects()
+
     # --- questions, without effect ----------------------------------------------------------------
 
     def lease(self, name: str) -> float:
@@ -330,7 +344,11 @@ class Node:
         sent_at = self.beats.sent_at(support.seq)
         if peer is None or sent_at is None:
             return self.ignore("a support of no beat of mine")
-        if peer.support(sent_at, (support.incarnation, support.epoch)):
+        pair = (support.incarnation, support.epoch)
+        if support.incarnation > peer.pair[0]:
+            for election in self.leading.values():
+                election.assure()
+        if peer.support(sent_at, pair):
             for name, election in self.leading.items():
                 if (sender, peer.pair) not in election.followers:
                     self.untold[sender][name] = election
@@ -360,6 +378,7 @@ class Node:
 
     def examine(self, election: Elector, lease: float) -> None:
         """Note that a leadership has its lease, or end it if the lease has ended."""
+        lease = max(lease, election.assured)
         if lease > self.now:
             self.next_check = min(self.next_check, lease)
             if not election.secured:

@@ -200,7 +200,7 @@ class Ring(Elector):
     def answer_as_leader(self, best: NodeId, message: Token | Coordinator) -> None:
         """Somebody has missed me: tell it that I lead, or hand over if it asks with a better rank."""
         if isinstance(message, Coordinator) and self.gives_way_to(best, message.position):
-            self.step_down(best)
+            self.give_up(best)
             self.wait_for_another()
         elif self.node.now < self.lease:
             self.announce_to(message.initiator)

@@ -55,6 +55,7 @@ def plan_for(
         settings=settings,
         weather=weather_for(level, random),
         elections=elections,
+        work=random.choice((None, 0.0, 0.3)),
         skew=True,
     )
 

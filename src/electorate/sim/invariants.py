@@ -7,8 +7,9 @@
     I5  after the faults, one leader whom all agree on, within a bound
     I6  in calm, the best rank leads (Bully, Ring, and ZAB among looking nodes)
     I7  in calm, only the leader's links carry messages, and idle elections none
+    I8  a leadership that work rests on is given away only when the work has ended
 
-I1 to I4 are safety and watched here; the others are asked of a run at its end (`sim.run`).
+I1 to I4 and I8 are safety and watched here; the others are asked of a run at its end (`sim.run`).
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ class Invariants:
         reigning = self.reigning.setdefault(view.election, {})
         if view.role is not Role.LEADER:
             reigning.pop(host.id, None)
+            if host.working.pop(view.election, 0.0) > self.world.now:
+                self.violated("I8", f"{host.id} gave {view.election} away before its work had ended")
+            return
+        if view.yielding:
             return
         other = self.leader_of_term.setdefault((view.election, view.term), host.id)
         if other != host.id:
@@ -115,6 +120,8 @@ class Invariants:
             self.violated("I3", f"{node} leads term {term} after a leader of term {newest}")
         self.newest[election] = max(term, newest)
         self.leases.append((election, node, term, self.world.now))
+        if self.world.plan.work is not None:
+            self.world.after(0.0, self.world.hosts[node].begin_work, election, term)
 
     def seen(self, election: str, holders: list[NodeId]) -> None:
         """I3, looked at now and then: a lease that has ended never comes back in the same term."""

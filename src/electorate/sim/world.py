@@ -22,10 +22,11 @@ from electorate.core.model import (
     NodeId,
     Promise,
     Settings,
+    Term,
     Timer,
     View,
 )
-from electorate.core.node import Node
+from electorate.core.node import BEAT, Node
 from electorate.core.outbox import Outbox
 from electorate.sim.invariants import Invariants, Violation
 from electorate.sim.network import Link, Weather
@@ -50,6 +51,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Who wants to lead (None: all who may)."""
     fast_failover: bool = True
     """A refused connection proves that the process is gone."""
+    work: float | None = None
+    """Each leader has work that rests on its leadership; asked to end it, it takes up to so many seconds."""
     skew: bool = False
     """Clocks drift as far as `timing.drift` allows, and start anywhere."""
 
@@ -76,6 +79,8 @@ class Host:
         self.contends: dict[str, bool] = {}
         self.positions: dict[str, int] = {}
         self.timers: dict[Timer, int] = {}
+        self.working: dict[str, float] = {}
+        """The elections that I lead and have work in, and how long my lease lasts at least, in true time."""
         self.up = False
         self.paused = False
         self.deferred: list[tuple[Callable[..., None], Any, Any]] = []
@@ -144,6 +149,7 @@ class Host:
         self.up, self.paused, self.sends_left = False, False, None
         self.committing = []
         self.timers.clear()
+        self.working.clear()
         self.deferred.clear()
         self.world.invariants.gone(self)
         for peer, link in self.links.items():
@@ -275,6 +281,20 @@ class Host:
             self.disk[promise.election] = promise
             self.world.invariants.saved(self, promise)
 
+    def begin_work(self, election: str, term: Term) -> None:
+        if not self.asleep(self.begin_work, election, term) and self.leads(election, term):
+            self.working[election] = self.true_time(self.node.lease(election))
+            self.do(self.node.occupy(self.clock(), election))
+
+    def end_work(self, election: str, term: Term) -> None:
+        if not self.asleep(self.end_work, election, term) and self.leads(election, term):
+            self.working.pop(election, None)
+            self.do(self.node.vacate(self.clock(), election))
+
+    def leads(self, election: str, term: Term) -> bool:
+        leading = self.node.leading.get(election)
+        return leading is not None and leading.leader_term == term
+
     # --- what the outbox asks for
 
     def transmit(self, to: NodeId, message: Message) -> None:
@@ -302,6 +322,9 @@ class Host:
         world = self.world
         if not self.up:
             return
+        if self.working and timer == BEAT:
+            for election in self.working:
+                self.working[election] = self.true_time(self.node.lease(election))
         delay = low if high <= low else low + (high - low) * world.random.random()
         world.scheduled = number = world.scheduled + 1
         self.timers[timer] = number
@@ -319,6 +342,9 @@ class Host:
         if self.up:
             self.world.note("view", self.id, None, view)
             self.world.invariants.changed(self, view)
+            if view.yielding:
+                patience = self.world.random.uniform(0, self.world.plan.work or 0)
+                self.world.after(patience, self.end_work, view.election, view.term)
 
 
 class World:
