@@ -62,13 +62,8 @@ class Cluster:
         return check(content, "cluster.toml")
 
     async def start(self, id: str, config: Config | None = None, *, rejoin: bool = False) -> Host:
-        host = Host(
-            config or self.config(),
-            id,
-            self.directory / id,
-            rejoin=rejoin,
-            observer=lambda kind, what: self.events.append((id, kind, what)),
-        )
+        host = Host(config or self.config(), id, self.directory / id, rejoin=rejoin)
+        host.observe(lambda kind, what: self.events.append((id, kind, what)))
         self.hosts[id] = host
         await host.start()
         return host

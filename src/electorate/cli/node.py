@@ -19,7 +19,7 @@ import typer
 from electorate.errors import UserError
 from electorate.runtime.clock import now
 from electorate.runtime.config import Config, load
-from electorate.runtime.host import Host, silent
+from electorate.runtime.host import Host
 
 
 def node(
@@ -63,7 +63,9 @@ async def serve(config: Config, id: str, data: Path, rejoin: bool, attach: bool)
         loop.add_signal_handler(number, stop.set)
     supervisor = await Supervisor.connect(id, stop) if attach else None
     try:
-        host = Host(config, id, data, rejoin=rejoin, observer=supervisor.tell if supervisor else silent)
+        host = Host(config, id, data, rejoin=rejoin)
+        if supervisor:
+            host.observe(supervisor.tell)
         await host.start()
     except UserError as error:
         if supervisor:

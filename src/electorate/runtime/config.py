@@ -34,6 +34,24 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     priority: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)] = 0
     weight: int = 1
     group: str = ""
+    http: str | None = None
+    """Where this node serves HTTP, instead of `[http] address`; ":8400" means 127.0.0.1:8400."""
+    metadata: dict[str, str] = {}
+    """Told to the other members, so that clients find the service and not only the node."""
+
+
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the certificates are, relative to the cluster file; `{id}` stands for the node."""
+
+    ca: str
+    cert: str
+    key: str
+
+
+class Http(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    address: str | None = None
+    token_file: str | None = None
+    """Whoever bears this token may transfer and resign."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -54,6 +72,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     fast_failover: bool = True
     """A refused connection proves that a process is gone; false where addresses go through a proxy."""
     timing: Timing = Timing()
+    tls: Tls | None = None
+    secret_file: str | None = None
+    """A secret that all nodes share, instead of certificates."""
+    insecure: bool = False
+    """Allow addresses beyond this machine with neither."""
+    http: Http | None = None
+    directory: str = "."
+    """What paths are relative to: where the file is."""
 
     @property
     def membership(self) -> Membership:
@@ -70,6 +96,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def address(self, node: NodeId) -> tuple[str, int]:
         return split_address(self.nodes[node].address)
 
+    def http_address(self, node: NodeId) -> tuple[str, int] | None:
+        """Where this node serves HTTP, if it does."""
+        address = self.nodes[node].http or (self.http and self.http.address)
+        return (
+            split_address(f"127.0.0.1{address}" if address.startswith(":") else address) if address else None
+        )
+
+    def path(self, name: str, node: NodeId) -> Path:
+        """The file that this configuration means for this node."""
+        return Path(self.directory) / name.replace("{id}", node)
+
 
 def load(path: Path) -> Config:
     """Read and check a cluster file. Raises `UserError`."""
@@ -79,7 +116,7 @@ def load(path: Path) -> Config:
         raise UserError(f"{path}: {error.strerror}; name a cluster file with --config") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML: {error}") from None
-    return check(content, str(path))
+    return check({**content, "directory": str(path.parent)}, str(path))
 
 
 def check(content: dict[str, Any], name: str) -> Config:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from electorate.core.model import (
     Effect,
@@ -52,12 +53,20 @@ Observer = Callable[[str, dict[str, Any]], None]
 """Is told of each thing that happens: its kind, and what there is to know."""
 
 
-def silent(kind: str, what: dict[str, Any]) -> None:
-    """The observer of a host that nobody observes."""
+class Known(NamedTuple):
+    """A leader, as other nodes know it."""
+
+    id: NodeId
+    address: str
+    term: Term
+    metadata: Mapping[str, str]
 
 
 class Host:
-    """One node of a cluster. Raises `UserError` where the configuration or the machine does not allow it."""
+    """One node of a cluster. Raises `UserError` where the configuration or the machine does not allow it.
+
+    `contends` names the elections that it wants to lead from the start (None: those of the configuration);
+    `metadata` is a small dictionary that the other members, and their clients, get to know."""
 
     def __init__(
         self,
@@ -66,14 +75,17 @@ class Host:
         data: Path,
         *,
         rejoin: bool = False,
-        observer: Observer = silent,
+        metadata: Mapping[str, str] | None = None,
+        contends: Iterable[str] | None = None,
     ) -> None:
         if id not in config.nodes:
             raise UserError(f"node '{id}' is not in the cluster file; it has {', '.join(config.nodes)}")
         self.config = config
         self.id = id
         self.rejoin = rejoin
-        self.observer = observer
+        self.metadata = dict(config.nodes[id].metadata if metadata is None else metadata)
+        self.contends = tuple(config.elections if contends is None else contends)
+        self.observers: list[Observer] = []
         self.log = logging.getLogger(f"electorate.{id}")
         self.store = Store(data, config.cluster, id)
         self.counts: Counter[str] = Counter()
@@ -88,6 +100,9 @@ class Host:
         self.stopping = False
         self.failed: asyncio.Future[str]
         """Done when the node cannot go on, with the reason."""
+        self.listener: socket.socket
+        """Where it listens. A process that holds this too keeps the address from refusing, and so is not
+        believed dead."""
         self.server: asyncio.Server | None = None
         self.disk = ThreadPoolExecutor(1, thread_name_prefix=f"electorate-{id}-store")
         self.timers: dict[Timer, asyncio.TimerHandle] = {}
@@ -123,7 +138,8 @@ class Host:
         self.failed = self.loop.create_future()
         host, port = self.config.address(self.id)
         try:
-            self.server = await self.loop.create_server(lambda: Incoming(self), host, port)
+            self.listener = await listen(host, port)
+            self.server = await self.loop.create_server(lambda: Incoming(self), sock=self.listener)
         except OSError as error:
             self.close_store()
             raise UserError(
@@ -135,12 +151,12 @@ class Host:
         self.begin()
         for link in self.links.values():
             link.dial_soon()
-        self.observer("ready", {"address": f"{host}:{port}", "incarnation": self.node.incarnation})
+        self.tell("ready", {"address": f"{host}:{port}", "incarnation": self.node.incarnation})
 
     def begin(self) -> None:
         self.do(self.node.start(now()))
         if self.node.kind == "voter":
-            for election in self.config.elections:
+            for election in self.contends:
                 self.do(self.node.contend(now(), election))
 
     async def stop(self) -> None:
@@ -185,6 +201,18 @@ class Host:
         self.do(self.node.stalled(now()))
         if not self.failed.done():
             self.failed.set_result(reason)
+            self.tell("failed", {"reason": reason})
+
+    def observe(self, observer: Observer) -> None:
+        """Tell this one, too, of everything that happens from now on. It must return at once."""
+        self.observers.append(observer)
+
+    def unobserve(self, observer: Observer) -> None:
+        self.observers.remove(observer)
+
+    def tell(self, kind: str, what: dict[str, Any]) -> None:
+        for observer in tuple(self.observers):
+            observer(kind, what)
 
     # --- wishes and questions --------------------------------------------------------------------
 
@@ -215,6 +243,14 @@ class Host:
             raise ValueError("a position is a whole number from 0 to 2^63 - 1")
         self.do(self.node.set_position(now(), election, position))
 
+    def occupy(self, election: str) -> None:
+        """Work rests on this leadership: until `vacate` it is not given away, though it may be lost."""
+        self.do(self.node.occupy(now(), election))
+
+    def vacate(self, election: str) -> None:
+        """The work has ended: hand over, if that was wanted."""
+        self.do(self.node.vacate(now(), election))
+
     def is_leader(self, election: str) -> bool:
         """Whether this node provably leads at this instant: a clock read, no I/O."""
         return self.node.is_leader(now(), election)
@@ -222,6 +258,18 @@ class Host:
     def lease_left(self, election: str) -> float:
         """For how many seconds more this node certainly leads; 0 if it does not."""
         return max(0.0, self.node.lease(election) - now())
+
+    def lease(self, election: str) -> float:
+        """Until when, on `clock.now`, this node certainly leads; -inf if it does not."""
+        return self.node.lease(election)
+
+    def leader(self, election: str) -> Known | None:
+        """Who leads, as far as this node knows, and what it has told of itself."""
+        view = self.view(election)
+        if view is None or view.leader is None:
+            return None
+        metadata = self.metadata if view.leader == self.id else self.links[view.leader].metadata
+        return Known(view.leader, self.config.nodes[view.leader].address, view.term, metadata)
 
     def view(self, election: str) -> View | None:
         return self.node.view(election)
@@ -245,13 +293,13 @@ class Host:
 
     def tell_leases(self) -> None:
         """Tell the observer of leases that have begun or grown."""
-        if self.observer is silent:
+        if not self.observers:
             return
         for name, election in self.node.leading.items():
             lease = (election.leader_term, min(election.lease, now() + FOREVER))
             if lease[1] > now() and self.leases.get(name) != lease:
                 self.leases[name] = lease
-                self.observer("lease", {"election": name, "term": lease[0], "until": lease[1]})
+                self.tell("lease", {"election": name, "term": lease[0], "until": lease[1]})
 
     # --- what the outbox asks for ----------------------------------------------------------------------
 
@@ -295,20 +343,26 @@ class Host:
     def stalled(self) -> None:
         """A commit has taken longer than a lease: until it is done, nothing more can be promised."""
         self.log.warning("the store in %s has stalled: leading no longer", self.store.directory)
-        self.observer("stalled", {})
+        self.tell("stalled", {})
         self.do(self.node.stalled(now()))
 
     def announce(self, view: View) -> None:
         if view.role is not Role.LEADER and self.leases.pop(view.election, None) is not None:
-            self.observer("lease", {"election": view.election, "term": view.term, "until": None})
+            self.tell("lease", {"election": view.election, "term": view.term, "until": None})
         if view.leader is not None and view.election in self.handing_over:
             self.handing_over.discard(view.election)
             if not (self.handing_over or self.handed.done()):
                 self.handed.set_result(None)
         self.log.info("%s: %s, leader %s, term %d", view.election, view.role, view.leader, view.term)
-        self.observer(
+        self.tell(
             "view",
-            {"election": view.election, "role": view.role, "leader": view.leader, "term": view.term},
+            {
+                "election": view.election,
+                "role": view.role,
+                "leader": view.leader,
+                "term": view.term,
+                "yielding": view.yielding,
+            },
         )
 
     # --- what the links report -----------------------------------------------------------------------------
@@ -347,18 +401,18 @@ class Host:
 
     def connected(self, peer: NodeId, life: Life) -> None:
         self.remember(peer, life)
-        self.observer("peer", {"peer": peer, "state": "connected"})
+        self.tell("peer", {"peer": peer, "state": "connected"})
         self.do(self.node.connected(now(), peer, life.incarnation))
 
     def lost(self, peer: NodeId) -> None:
-        self.observer("peer", {"peer": peer, "state": "lost"})
+        self.tell("peer", {"peer": peer, "state": "lost"})
         self.do(self.node.lost(now(), peer, dead=False))
 
     def peer_is_gone(self, peer: NodeId, life: Life) -> None:
         """Its own address refuses connections: this life is over. Said once of each."""
         if self.config.fast_failover and self.buried.get(peer) != life:
             self.buried[peer] = life
-            self.observer("peer", {"peer": peer, "state": "dead"})
+            self.tell("peer", {"peer": peer, "state": "dead"})
             self.do(self.node.lost(now(), peer, dead=True))
 
     def refused_by(self, peer: NodeId, refusal: Refused) -> None:
@@ -386,7 +440,7 @@ class Host:
                 complaint = "other complaints"
             else:
                 self.log.warning("%s", complaint)
-                self.observer("peer", {"peer": whom, "state": "refused", "reason": complaint})
+                self.tell("peer", {"peer": whom, "state": "refused", "reason": complaint})
         self.counts[complaint] += 1
 
     def junk(self, whose: str, error: WireError) -> None:
@@ -453,3 +507,18 @@ class Host:
             "peers": {peer: "connected" if link.connected else "lost" for peer, link in self.links.items()},
             "ignored": {**self.node.ignored, **self.counts},
         }
+
+
+async def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the first address that the name stands for. Raises `OSError`."""
+    loop = asyncio.get_running_loop()
+    family, kind, protocol, _, address = (await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener

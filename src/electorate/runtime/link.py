@@ -57,6 +57,8 @@ class Link:
         self.pause = FIRST_PAUSE
         self.hasty_until = 0.0
         self.buffer: list[bytes] = []
+        self.metadata: dict[str, str] = {}
+        """What the peer has told of itself."""
 
     @property
     def connected(self) -> bool:
@@ -124,11 +126,12 @@ class Link:
         if known is not None and known == self.host.known(self.peer):
             self.host.peer_is_gone(self.peer, known)
 
-    def welcomed(self, outgoing: Outgoing, life: Life) -> None:
-        if outgoing.life == self.host.life and self.host.recognises(self.peer, life):
+    def welcomed(self, outgoing: Outgoing, welcome: Welcome) -> None:
+        if outgoing.life == self.host.life and self.host.recognises(self.peer, welcome.life):
             self.outgoing = outgoing
+            self.metadata = welcome.metadata
             self.pause = FIRST_PAUSE
-            self.host.connected(self.peer, life)
+            self.host.connected(self.peer, welcome.life)
 
     def refused(self, refusal: Refused) -> None:
         self.host.refused_by(self.peer, refusal)
@@ -191,7 +194,7 @@ class Outgoing(asyncio.Protocol):
             raise WireError("a second answer to one greeting")
         self.answered.set_result(None)
         if isinstance(answer, Welcome):
-            self.link.welcomed(self, answer.life)
+            self.link.welcomed(self, answer)
         else:
             self.link.refused(answer)
             self.transport.close()
@@ -256,7 +259,7 @@ class Incoming(asyncio.Protocol):
             self.transport.close()
             return b""
         self.peer = greeting.node
-        self.transport.write(frame(Welcome(self.host.life)))
+        self.transport.write(frame(Welcome(self.host.life, self.host.metadata)))
         self.host.greeted(self.peer, self, greeting.life)
         return bytes(self.strangers.buffer)
 

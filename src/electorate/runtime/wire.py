@@ -101,7 +101,10 @@ class Greeting(msgspec.Struct, frozen=True, tag=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
+    """Who answers, in which life, and what its user wants others to know of it."""
+
     life: Life
+    metadata: dict[str, str] = {}
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
