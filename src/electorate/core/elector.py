@@ -164,7 +164,7 @@ class Elector:
         if not self.eligible:
             return self.node.ignore("a member that may not lead cannot contend")
         self.contends = True
-        self.deterred_until = self.stands_back_until = float("-inf")
+        self.deterred_until = float("-inf")
         if self.leader is None and self.role is Role.FOLLOWER:
             self.seek()
         elif self.leader not in (None, self.me):
@@ -244,7 +244,7 @@ class Elector:
                 self.giving_up = (heir, wished)
             return self.changed()
         self.step_down(heir, wished)
-        if wished and self.contends:
+        if wished and (self.contends or heir):
             self.stand_back()
         return None
 
@@ -313,7 +313,7 @@ class Elector:
         low, high = self.turn()
         if self.node.is_gathering and not self.node.all_connected and not self.leader_term:
             low = max(low, self.node.gathered_at - self.node.now)
-        low = max(low, self.quiet_until - self.node.now)
+        low = max(low, self.quiet_until - self.node.now, self.stands_back_until - self.node.now)
         high = max(low, high)
         if high <= 0:
             self.try_now()
@@ -583,7 +583,7 @@ class Elector:
         return max(self.assured, self.node.supported_until(self.followers))
 
     def assure(self) -> None:
-        """One of those that support me is about to count anew, in its next life: the last one's promise holds."""
+        """One of my supporters is about to count anew, in its next life: what the last one promised holds."""
         self.assured = self.lease
 
     def step_down(self, heir: NodeId | None = None, wished: bool = False) -> None:
@@ -731,7 +731,7 @@ class Elector:
     def changed(self) -> None:
         """Tell the local user, if what it can see has changed."""
         term = self.promise.term if self.leader is None else self.leader_term
-        view = View(self.name, self.shown_role, self.leader, term, self.giving_up is not None)
+        view = View(self.name, self.shown_role, self.leader, term, self.secured, self.giving_up is not None)
         if view != self.view:
             self.view = view
             self.node.out.append(Changed(view))

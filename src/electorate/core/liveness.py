@@ -85,8 +85,8 @@ class Peer:
         if pair < self.pair:
             return False
         fresh = pair > self.pair
+        self.pair = pair  # first: another thread that reads a lease meanwhile must not see too much
         self.granted = sent_at if fresh else max(self.granted, sent_at)
-        self.pair = pair
         return fresh
 
     @property

@@ -211,6 +211,8 @@ class View(msgspec.Struct, frozen=True):
     role: Role
     leader: NodeId | None
     term: Term
+    secured: bool = False
+    """I lead, and have had my lease."""
     yielding: bool = False
     """I lead, but another is to: my work must end, and then I hand over."""
 

@@ -384,6 +384,7 @@ class Node:
             if not election.secured:
                 election.secured = True
                 self.unsecured.pop(election.name, None)
+                election.changed()
         elif election.secured:
             election.step_down()
             election.seek()

@@ -13,7 +13,9 @@ It is checked as a whole; every mistake is one sentence that names the file and 
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -227,3 +229,27 @@ def split_address(address: str) -> tuple[str, int]:
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError("needs a port from 1 to 65535")
     return host, int(port)
+
+
+def configure(
+    source: Path | str | Mapping[str, Any] | Config | None,
+    settings: Mapping[str, Any] = {},
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """Keyword arguments come before the environment, which comes before the file."""
+    if isinstance(source, Config):
+        return source
+    content: dict[str, Any] = {"cluster": "electorate"}
+    if isinstance(source, str | Path):
+        load(Path(source))
+        content = {**tomllib.loads(Path(source).read_text()), "directory": str(Path(source).parent)}
+    elif source is not None:
+        content = {**content, **source}
+    for key, value in settings.items():
+        if key in Timing.__struct_fields__:
+            content["timing"] = {**content.get("timing", {}), key: float(value)}
+        elif key == "nodes":
+            content["nodes"] = {id: {"address": n} if isinstance(n, str) else n for id, n in value.items()}
+        else:
+            content[key] = value
+    return check(content, "the arguments")

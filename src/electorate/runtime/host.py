@@ -13,10 +13,9 @@ import random
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from electorate.core.model import (
     Effect,
@@ -34,11 +33,14 @@ from electorate.core.model import (
 from electorate.core.node import Node
 from electorate.core.outbox import Outbox
 from electorate.errors import UserError
+from electorate.runtime import fork
 from electorate.runtime.clock import now
 from electorate.runtime.config import Config
 from electorate.runtime.link import Incoming, Link
-from electorate.runtime.store import Store
+from electorate.runtime.store import Disk, Store, remedy
 from electorate.runtime.wire import PROTOCOL, Greeting, Life, Refused, WireError, Word, frame
+
+T = TypeVar("T")
 
 STRANGERS = 64
 """So many connections at most may be without a greeting at one time."""
@@ -104,7 +106,7 @@ class Host:
         """Where it listens. A process that holds this too keeps the address from refusing, and so is not
         believed dead."""
         self.server: asyncio.Server | None = None
-        self.disk = ThreadPoolExecutor(1, thread_name_prefix=f"electorate-{id}-store")
+        self.disk = Disk(f"electorate-{id}-store")
         self.timers: dict[Timer, asyncio.TimerHandle] = {}
         self.strangers: set[Incoming] = set()
         self.incoming: dict[NodeId, Incoming] = {}
@@ -148,6 +150,7 @@ class Host:
             ) from None
         addresses = {id: self.config.address(id) for id in self.node.peers}
         self.links = {peer: Link(self, peer, address) for peer, address in addresses.items()}
+        fork.running.add(self)
         self.begin()
         for link in self.links.values():
             link.dial_soon()
@@ -176,8 +179,15 @@ class Host:
         for incoming in (*self.incoming.values(), *self.strangers):
             incoming.transport.close()
         await asyncio.sleep(0)
-        await self.loop.run_in_executor(self.disk, lambda: None)
-        self.close_store()
+        fork.running.discard(self)
+        await self.leave_store()
+
+    def descriptors(self) -> list[int]:
+        """The files and sockets by which this process is this node."""
+        transports = [incoming.transport for incoming in (*self.incoming.values(), *self.strangers)]
+        transports += [link.outgoing.transport for link in self.links.values() if link.outgoing]
+        sockets = [self.listener, *(transport.get_extra_info("socket") for transport in transports)]
+        return [self.store.lock, *(socket.fileno() for socket in sockets if socket.fileno() >= 0)]
 
     async def handed_over(self, elections: tuple[str, ...]) -> None:
         """Stay as a voter until another leads what this node led, but not for long."""
@@ -192,8 +202,24 @@ class Host:
         self.timers.clear()
 
     def close_store(self) -> None:
+        self.disk.submit(self.store.close).result()
         self.disk.shutdown()
-        self.store.close()
+
+    async def leave_store(self) -> None:
+        """Close it when all is written, but do not wait for longer than a lease."""
+        closed, _ = await asyncio.wait([self.on_disk(self.store.close)], timeout=self.config.timing.lease)
+        if closed:
+            self.disk.shutdown()
+        else:
+            self.disk.abandon()
+            self.log.error(
+                "data directory %s takes no write: stopping without it; what waits for it was never promised",
+                self.store.directory,
+            )
+
+    def on_disk(self, call: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        """Do this after all that the disk has to do."""
+        return asyncio.wrap_future(self.disk.submit(call, *args), loop=self.loop)
 
     def fail(self, reason: str) -> None:
         """This node cannot keep its promises any more: lead no longer, and let the process end."""
@@ -263,6 +289,16 @@ class Host:
         """Until when, on `clock.now`, this node certainly leads; -inf if it does not."""
         return self.node.lease(election)
 
+    def tenure(self, election: str) -> tuple[Term, float]:
+        """In which term this node certainly leads, and for how many seconds more; (0, 0) if it does not. May
+        be asked from any thread."""
+        leading = self.node.leading.get(election)
+        if leading is None:
+            return 0, 0.0
+        term, left = leading.leader_term, leading.lease - now()
+        still = self.node.leading.get(election) is leading and leading.leader_term == term
+        return (term, left) if still and left > 0 else (0, 0.0)
+
     def leader(self, election: str) -> Known | None:
         """Who leads, as far as this node knows, and what it has told of itself."""
         view = self.view(election)
@@ -324,7 +360,7 @@ class Host:
 
     def save(self, promises: list[Promise]) -> None:
         patience = self.loop.call_later(self.config.timing.lease, self.stalled)
-        commit = self.loop.run_in_executor(self.disk, self.store.commit, promises)
+        commit = self.on_disk(self.store.commit, promises)
         commit.add_done_callback(partial(self.saved, self.outbox, patience))
 
     def saved(self, outbox: Outbox, patience: asyncio.TimerHandle, commit: asyncio.Future[None]) -> None:
@@ -337,12 +373,16 @@ class Host:
         if done.cancelled():
             return False
         if error := done.exception():
-            self.fail(f"the store in {self.store.directory} cannot be written: {error}")
+            self.fail(f"data directory {self.store.directory} {remedy(error, self.id)}")
         return not error
 
     def stalled(self) -> None:
         """A commit has taken longer than a lease: until it is done, nothing more can be promised."""
-        self.log.warning("the store in %s has stalled: leading no longer", self.store.directory)
+        self.log.warning(
+            "data directory %s has stalled: leading no longer, until it takes a write;"
+            " see whether the disk is overloaded or fails",
+            self.store.directory,
+        )
         self.tell("stalled", {})
         self.do(self.node.stalled(now()))
 
@@ -361,6 +401,7 @@ class Host:
                 "role": view.role,
                 "leader": view.leader,
                 "term": view.term,
+                "secured": view.secured,
                 "yielding": view.yielding,
             },
         )
@@ -390,14 +431,14 @@ class Host:
         """Keep the newest life of a peer, on the disk as well: after my own restart, I still know it."""
         if self.lives.get(peer) != life:
             self.lives[peer] = life
-            kept = self.loop.run_in_executor(self.disk, self.store.remember, peer, life)
+            kept = self.on_disk(self.store.remember, peer, life)
             kept.add_done_callback(self.written)
 
     def has_rejoined(self) -> None:
         """A quorum has told what my lost store had promised: from now on, this store may be believed."""
         if self.rejoin and self.node.recalled is None and not self.vouched:
             self.vouched = True
-            self.loop.run_in_executor(self.disk, self.store.set_rejoined).add_done_callback(self.written)
+            self.on_disk(self.store.set_rejoined).add_done_callback(self.written)
 
     def connected(self, peer: NodeId, life: Life) -> None:
         self.remember(peer, life)

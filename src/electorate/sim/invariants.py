@@ -64,7 +64,7 @@ class Invariants:
             if host.working.pop(view.election, 0.0) > self.world.now:
                 self.violated("I8", f"{host.id} gave {view.election} away before its work had ended")
             return
-        if view.yielding:
+        if view.secured:
             return
         other = self.leader_of_term.setdefault((view.election, view.term), host.id)
         if other != host.id:

@@ -1,0 +1,1 @@
+"""The Election API on each engine. `embedded` needs no server."""
