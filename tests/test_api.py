@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sqlite3
 import subprocess
@@ -467,7 +466,7 @@ from electorate import Node
 
 async def main():
     async with Node(sys.argv[1], nodes=dict(n.split("=") for n in sys.argv[2].split(",")), data=sys.argv[3],
-                    lease=1.0, beat=0.1) as node:
+                    lease=float(sys.argv[4]), beat=0.1) as node:
         election = node.election()
         async with election.leadership(on_overrun="exit") as lead:
             print("leads", flush=True)
@@ -477,12 +476,14 @@ asyncio.run(main())
 """
 
 
-def program(make: Maker, id: str, body: str) -> subprocess.Popen[str]:
+def program(make: Maker, id: str, body: str, lease: str = "1.0") -> subprocess.Popen[str]:
     """A process of its own that leads, and then does this."""
     place = ",".join(f"{id}={address}" for id, address in make.addresses.items())
     source = PROGRAM.format(body=body)
-    arguments = [sys.executable, "-W", "ignore", "-c", source, id, place, str(make.directory / id)]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    arguments = [sys.executable, "-W", "ignore", "-c", source, id, place, str(make.directory / id), lease]
+    return subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @in_loop
@@ -510,13 +511,13 @@ async def test_sigterm_hands_over_and_cleans_up(tmp_path: Path) -> None:
     with nodes(tmp_path) as make:
         async with make("b") as other, make("c"):
             with program(make, "a", body) as process:
-                await until(lambda: other.election().leader)
+                assert process.stdout and await asyncio.to_thread(process.stdout.readline) == "leads\n"
                 other.election().contend()
                 process.send_signal(signal.SIGTERM)
                 await until(lambda: other.election().is_leader)
                 output, complaint = await asyncio.to_thread(process.communicate)
                 assert (process.returncode, complaint) == (128 + signal.SIGTERM, "")
-                assert output == "leads\ncleaned up\n"
+                assert output == "cleaned up\n"
 
 
 @in_loop
@@ -535,21 +536,16 @@ async def test_a_forked_child_does_not_lead_and_does_not_pretend_that_its_parent
             await asyncio.Event().wait()"""
     with nodes(tmp_path, lease=20.0, beat=0.1) as make:
         async with make("b") as other, make("c"):
-            place = ",".join(f"{id}={address}" for id, address in make.addresses.items())
-            source = PROGRAM.format(body=body).replace("lease=1.0", "lease=20.0")
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-W", "ignore", "-c", source, "a", place, str(make.directory / "a")),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-            assert process.stdout and process.stderr and process.stdin
-            lines = [(await process.stdout.readline()).decode() for _ in range(4)]
-            assert sorted(lines) == ["child False 0.0\n", "leads\n", "parent True\n", "parent True\n"]
-            assert "was forked off node a: it does not lead" in (await process.stderr.readline()).decode()
-            os.kill(process.pid, signal.SIGKILL)
-            async with asyncio.timeout(15):  # less than a lease: a refused connection has proved the death
-                async with other.election().leadership():
-                    pass
-            process.stdin.close()
-            await process.wait()
+            with program(make, "a", body, lease="20.0") as process:
+                assert process.stdin and process.stdout and process.stderr
+                lines = [await asyncio.to_thread(process.stdout.readline) for _ in range(4)]
+                assert sorted(lines) == ["child False 0.0\n", "leads\n", "parent True\n", "parent True\n"]
+                warning = await asyncio.to_thread(process.stderr.readline)
+                assert "was forked off node a: it does not lead" in warning
+                process.kill()
+                async with asyncio.timeout(
+                    15
+                ):  # less than a lease: a refused connection has proved the death
+                    async with other.election().leadership():
+                        pass
+                process.stdin.close()
