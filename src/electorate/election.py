@@ -14,9 +14,9 @@ import functools
 import inspect
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, overload
 
 import msgspec
 
@@ -249,6 +249,14 @@ class Election(ABC):
                 if lost.reason is Loss.STOPPED:
                     raise
                 log.info("%s", lost)
+
+    @overload
+    def leader_only(
+        self, function: Callable[P, Coroutine[Any, Any, T]]
+    ) -> Callable[P, Coroutine[Any, Any, T | None]]: ...
+
+    @overload
+    def leader_only(self, function: Callable[P, T]) -> Callable[P, T | None]: ...
 
     def leader_only(self, function: Callable[P, Any]) -> Callable[P, Any]:
         """Decorate a function, or a coroutine function: it contends, and calls do nothing and return None

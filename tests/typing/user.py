@@ -1,0 +1,66 @@
+"""A service as its author writes it. `tests/test_typing.py` lets mypy read it; it never runs."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+import electorate.sync
+from electorate import Election, Fence, Leadership, LeadershipLost, LeaderView, Loss, Node, connect
+
+
+async def main() -> None:
+    async with Node("a", "cluster.toml", metadata={"url": "http://a"}) as node:
+        election = node.election("scheduler")
+        assert_type(election.is_leader, bool)
+        assert_type(election.leader, LeaderView | None)
+        async with election.leadership(on_overrun="exit") as lead:
+            assert_type(lead, Leadership)
+            assert_type(lead.term, int)
+            assert_type(lead.remaining(), float)
+            assert_type(await lead.lost, Loss)
+        async for view in election.watch():
+            assert_type(view.id, str | None)
+        assert_type(await election.transfer("b"), LeaderView)
+        await election.resign()
+        election.position = 7
+        election.position = lsn
+
+        @election.leader_only
+        def tidy(days: int) -> str:
+            return "done"
+
+        assert_type(tidy(3), str | None)
+
+        @election.leader_only
+        async def report(to: str) -> int:
+            return 3
+
+        assert_type(await report("me"), int | None)
+        assert_type(await election.run(work), str)
+    async with connect("raft://a=10.0.0.1:7400/scheduler?id=a") as opened:
+        assert_type(opened, Election)
+
+
+async def lsn() -> int:
+    return 7
+
+
+async def work(lead: Leadership) -> str:
+    Fence().check(lead.term, "invoices")
+    return "done"
+
+
+def in_a_thread() -> None:
+    try:
+        with electorate.sync.Node("a", nodes={"a": "10.0.0.1:7400"}, lease=2.0) as node:
+            election = node.election()
+            election.position = lambda: 7
+            with election.leadership() as lead:
+                assert_type(lead.term, int)
+                while not lead.lost.is_set():
+                    lead.check()
+            assert_type(election.run(lambda lead: lead.term), int)
+            for view in election.watch():
+                assert_type(view, LeaderView)
+    except LeadershipLost as lost:
+        assert_type(lost.reason, Loss)
