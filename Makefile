@@ -4,6 +4,7 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
+SERVERS := .venv/.servers
 
 .PHONY: help demo test check format bench clean
 
@@ -22,10 +23,18 @@ $(READY): pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[all]" --group dev
 	@touch $(READY)
 
+# Real servers that tests work with: PostgreSQL, HAProxy and nginx.
+$(SERVERS): $(READY)
+	@{ ls /usr/lib/postgresql/*/bin/initdb && test -x /usr/sbin/haproxy && test -x /usr/sbin/nginx; } >/dev/null 2>&1 || \
+		{ sudo=$$(test $$(id -u) = 0 || echo sudo); $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		$$sudo apt-get install -qq -y --no-install-recommends postgresql haproxy nginx-light >/dev/null; } || \
+		{ echo "The tests need PostgreSQL, HAProxy and nginx, in the places where Debian puts them: install them."; exit 1; }
+	@touch $(SERVERS)
+
 demo: $(READY)
 	@$(BIN)/elect up --tour
 
-test: check
+test: check $(SERVERS)
 	@$(BIN)/pytest
 
 check: $(READY)

@@ -6,10 +6,15 @@ Speeds depend on the machine; compare ratios within one run, and medians of fail
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import ExitStack
+from pathlib import Path
 
+from electorate.cli.plan import plan, reserved_ports
 from electorate.core.model import Member, Membership, Settings
 from electorate.sim.faults import ids, plan_for
 from electorate.sim.run import storm
@@ -57,7 +62,45 @@ def failover(algorithm: str, fault: str, trials: int) -> dict[str, float]:
     return summary
 
 
+def idle(seconds: float) -> list[tuple[float, float]]:
+    """Each node of a settled cluster of three, left alone: percent of a core, and megabytes of memory. The
+    leader is the busiest."""
+    node = [sys.executable, "-m", "electorate.cli.main", "node", "--config", "cluster.toml", "--id"]
+    with reserved_ports(3) as ports, tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        Path(directory, "cluster.toml").write_text(plan("raft", 3, beat=0.1).toml(ports))
+        processes = []
+        for id in "abc":
+            process = subprocess.Popen([*node, id], cwd=directory, stderr=subprocess.DEVNULL)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            processes.append(process.pid)
+        time.sleep(3)
+        before = [processor_time(pid) for pid in processes]
+        time.sleep(seconds)
+        shares = [
+            100 * (processor_time(pid) - then) / seconds for pid, then in zip(processes, before, strict=True)
+        ]
+        return sorted(zip(shares, map(resident, processes), strict=True), reverse=True)
+
+
+def processor_time(pid: int) -> float:
+    """Seconds that the process has had of any core."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident(pid: int) -> float:
+    """Megabytes of memory, what is shared with other processes included."""
+    [line] = [
+        line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")
+    ]
+    return int(line.split()[1]) / 1024
+
+
 def main() -> None:
+    print("three real processes, idle for 30 s")
+    for percent, megabytes in idle(30.0):
+        print(f"  {percent:5.2f} % of a core, {megabytes:5.1f} MB")
     print("simulator, events/s on one core")
     print(f"  raft, 5 nodes, calm             {max(steady(5, 400.0) for _ in range(3)):12,.0f}")
     for algorithm in ALGORITHMS:
