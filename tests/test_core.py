@@ -78,7 +78,10 @@ steps = st.one_of(
     st.tuples(st.just("fire"), st.integers(0, 9)),
     st.tuples(st.just("connected"), st.sampled_from(["a", "b", "x"]), st.integers(0, 3)),
     st.tuples(st.just("lost"), st.sampled_from(["a", "b", "x"]), st.booleans()),
-    st.tuples(st.sampled_from(["contend", "withdraw", "resign"]), st.sampled_from([E, "other", "unknown"])),
+    st.tuples(
+        st.sampled_from(["contend", "withdraw", "resign", "occupy", "vacate"]),
+        st.sampled_from([E, "other", "unknown"]),
+    ),
     st.tuples(st.just("transfer"), st.just(E), st.sampled_from(["a", "b", "c", "x"])),
     st.tuples(st.just("set_position"), st.just(E), st.integers(-1, 5)),
     st.tuples(st.just("stalled")),

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
+import re
+import shutil
 import sqlite3
+import stat
 from contextlib import closing
 from pathlib import Path
 
@@ -75,16 +79,132 @@ def test_a_file_that_is_damaged(tmp_path: Path) -> None:
     with closing(store(tmp_path)) as mine:
         mine.commit(PROMISES)
     (tmp_path / "electorate.db").write_bytes(b"promises, promises\n" * 1000)
-    with pytest.raises(UserError, match=r"is damaged or cannot be written.*--rejoin"):
+    with pytest.raises(UserError, match=r"is damaged \(.*\): move it away, and start node a with --rejoin"):
         store(tmp_path)
     with pytest.raises(UserError, match=r"is damaged"):  # not: in use, by a lock that was left behind
         store(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A store that has promised, met a peer, and been closed."""
+    directory = tmp_path_factory.mktemp("whole")
+    with closing(store(directory)) as mine:
+        mine.commit(PROMISES)
+        mine.remember("b", (3, 4, 5, True))
+    return (directory / "electorate.db").read_bytes()
+
+
+def kept(directory: Path, content: bytes) -> bool:
+    """Whether a store with this content is taken; if so, it must not have forgotten anything."""
+    (directory / "electorate.db").write_bytes(content)
+    try:
+        with closing(store(directory)) as mine:
+            assert mine.load() == by_election(PROMISES)
+            assert mine.peers() == {"b": (3, 4, 5, True)}
+            assert mine.incarnation == 2
+            return True
+    except UserError as error:
+        assert re.search("is damaged|cannot be written", str(error))
+        return False
+
+
+def test_a_file_that_was_cut_is_damaged(tmp_path: Path, whole: bytes) -> None:
+    assert kept(tmp_path, whole)
+    lengths = {*range(0, len(whole), 97), *range(0, len(whole), 512), len(whole) - 1}
+    assert [length for length in sorted(lengths) if kept(tmp_path, whole[:length])] == []
+
+
+def test_no_flipped_byte_changes_a_promise(tmp_path: Path, whole: bytes) -> None:
+    """What is not empty in the first page, and others by chance: what is taken is what was promised."""
+    first = [place for place in range(4096) if whole[place]]
+    for place in sorted({*first, *random.Random(7).sample(range(len(whole)), 500)}):
+        for flip in (1 << place % 8, 0xFF):
+            flipped = bytearray(whole)
+            flipped[place] ^= flip
+            kept(tmp_path, bytes(flipped))
+
+
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        "UPDATE promise SET term = 2 WHERE election = 'main'",
+        "UPDATE promise SET backed = 'c' WHERE election = 'main'",
+        "DELETE FROM promise WHERE election = 'shard-1'",
+        "DELETE FROM peer",
+        "UPDATE identity SET value = value - 1 WHERE key = 'incarnation'",
+        "DELETE FROM seal",
+    ],
+)
+def test_rows_that_are_not_what_was_written_last(tmp_path: Path, whole: bytes, forgery: str) -> None:
+    (tmp_path / "electorate.db").write_bytes(whole)
+    with closing(sqlite3.connect(tmp_path / "electorate.db", isolation_level=None)) as database:
+        database.execute(forgery)
+    with pytest.raises(UserError, match="is damaged"):
+        store(tmp_path)
+
+
+def test_each_commit_leaves_a_file_that_stands_alone(tmp_path: Path) -> None:
+    """Nothing that was promised is in another file, whose loss would not be noticed."""
+    with closing(store(tmp_path / "a")) as mine:
+        for term in range(1, 50):
+            promises = [Promise("main", term, "b", term), Promise(f"shard-{term}", 1, None, 0)]
+            mine.commit(promises)
+            (tmp_path / "b").mkdir(exist_ok=True)
+            shutil.copy(tmp_path / "a" / "electorate.db", tmp_path / "b" / "electorate.db")
+            with closing(store(tmp_path / "b")) as copy:
+                assert copy.load() == mine.load()
+
+
+def test_a_commit_that_a_crash_cut_short_is_undone_or_noticed(tmp_path: Path) -> None:
+    """However much of the journal the disk has lost."""
+    promises = [Promise(f"shard-{n:04}", 7, "b", 6) for n in range(2000)]
+    with closing(store(tmp_path / "a")) as mine:
+        mine.commit(promises)
+        mine.database.execute("PRAGMA cache_size = 1")
+        mine.database.execute("BEGIN IMMEDIATE")
+        mine.database.execute("UPDATE promise SET term = 9, backed = 'c'")
+        half = (tmp_path / "a" / "electorate.db").read_bytes()
+        journal = (tmp_path / "a" / "electorate.db-journal").read_bytes()
+        mine.database.execute("ROLLBACK")
+    (tmp_path / "b").mkdir()
+    taken = []
+    for length in (*range(0, len(journal), 997), len(journal)):
+        (tmp_path / "b" / "electorate.db-journal").write_bytes(journal[:length])
+        (tmp_path / "b" / "electorate.db").write_bytes(half)
+        try:
+            with closing(store(tmp_path / "b")) as copy:
+                assert copy.load() == by_election(promises)
+                taken.append(length)
+        except UserError as error:
+            assert "is damaged" in str(error)
+    assert taken[-1:] == [len(journal)]
+    assert 0 not in taken
+
+
+def test_a_store_that_was_not_finished_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "electorate.new").write_bytes(b"half a store")
+    with closing(store(tmp_path)) as mine:
+        assert mine.incarnation == 1
+    assert sorted(path.name for path in tmp_path.iterdir() if path.stat().st_size) == [
+        "electorate.db",
+        "lock",
+    ]
+
+
+def test_nobody_else_may_read_it(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    with closing(store(directory)) as mine:
+        mine.commit(PROMISES)
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
+        assert modes == {"electorate.db": 0o600, "electorate.db-journal": 0o600, "lock": 0o600}
+
+
 def test_a_directory_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match=r"cannot be used \(.*\): choose another with --data"):
+        with pytest.raises(UserError, match=r"cannot be used \(.*\): mend that, or choose another"):
             store(path)
 
 
@@ -94,9 +214,9 @@ def test_a_batch_is_one_transaction(tmp_path: Path) -> None:
         mine.database.set_trace_callback(statements.append)
         mine.commit(Promise(f"shard-{n}", 1, "a", 0) for n in range(1000))
         verbs = [statement.split()[0] for statement in statements]
-        assert (verbs.count("BEGIN"), verbs.count("INSERT"), verbs.count("COMMIT")) == (1, 1000, 1)
+        assert (verbs.count("BEGIN"), verbs.count("INSERT"), verbs.count("COMMIT")) == (1, 1001, 1)
         assert mine.database.execute("PRAGMA synchronous").fetchone() == (2,), "FULL"
-        assert mine.database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert mine.database.execute("PRAGMA journal_mode").fetchone() == ("truncate",)
 
 
 def test_a_commit_that_fails_leaves_the_old_promises(tmp_path: Path) -> None:

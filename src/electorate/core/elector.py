@@ -213,8 +213,11 @@ class Elector:
 
     @property
     def best_heir(self) -> NodeId | None:
-        heirs = [heir for heir in self.heirs if self.node.peers[heir].connected]
-        return max(heirs, key=self.rank_of, default=None)
+        return max(self.ready_heirs, key=self.rank_of, default=None)
+
+    @property
+    def ready_heirs(self) -> list[NodeId]:
+        return [heir for heir in self.heirs if self.node.peers[heir].connected]
 
     def stand_back(self) -> None:
         """Let another lead: try again only if nobody does."""
@@ -235,7 +238,7 @@ class Elector:
         self.occupied = False
         if self.giving_up:
             heir, wished = self.giving_up
-            self.give_up(heir if heir in self.heirs else self.best_heir, wished)
+            self.give_up(heir if heir in self.ready_heirs else self.best_heir, wished)
 
     def give_up(self, heir: NodeId | None = None, wished: bool = False) -> None:
         """End my leadership in favour of the heir, but the user's work first."""

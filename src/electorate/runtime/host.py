@@ -13,6 +13,7 @@ import random
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -223,11 +224,12 @@ class Host:
 
     def fail(self, reason: str) -> None:
         """This node cannot keep its promises any more: lead no longer, and let the process end."""
+        if self.failed.done():
+            return
         self.log.error("%s", reason)
+        self.failed.set_result(reason)
         self.do(self.node.stalled(now()))
-        if not self.failed.done():
-            self.failed.set_result(reason)
-            self.tell("failed", {"reason": reason})
+        self.tell("failed", {"reason": reason})
 
     def observe(self, observer: Observer) -> None:
         """Tell this one, too, of everything that happens from now on. It must return at once."""
@@ -368,7 +370,7 @@ class Host:
         if self.written(commit) and outbox is self.outbox and not self.stopping:
             outbox.saved()
 
-    def written(self, done: asyncio.Future[None]) -> bool:
+    def written(self, done: asyncio.Future[None] | Future[None]) -> bool:
         """Whether the disk has taken it; if it could not, this node must end."""
         if done.cancelled():
             return False
@@ -465,7 +467,8 @@ class Host:
         """Others have met a later life of mine than my store tells of: begin another one, from nothing."""
         self.do(self.node.stalled(now()))
         self.forget_timers()
-        self.disk.submit(self.store.set_incarnation, incarnation).result()
+        if not self.written(self.disk.submit(self.store.set_incarnation, incarnation)):
+            return
         self.new_node()
         for link in self.links.values():
             link.drop()

@@ -83,7 +83,7 @@ class Store:
         try:
             self.open(cluster, node)
             self.set_incarnation(self.identity["incarnation"] + 1)
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             self.close()
             raise UserError(f"data directory {directory} {remedy(error, node)}") from None
         except UserError:

@@ -328,6 +328,16 @@ class Play:
         """`transfer b`: the leader hands over to b."""
         self.host("leader", election).wish("transfer", election, words[0])
 
+    def occupy(self, words: list[str], election: str) -> None:
+        """`occupy leader`: work that rests on the leadership begins."""
+        host = self.host(words[0], election)
+        host.begin_work(election, host.node.elections[election].leader_term)
+
+    def vacate(self, words: list[str], election: str) -> None:
+        """`vacate a`: that work has ended."""
+        host = self.host(words[0], election)
+        host.end_work(election, host.node.elections[election].leader_term)
+
     def position(self, words: list[str], election: str) -> None:
         """`position a 17`: the data of a is that fresh."""
         self.host(words[0], election).wish("set_position", election, int(words[1]))
@@ -447,5 +457,7 @@ VERBS: dict[str, Verb] = {
     "withdraw": Verb(Play.withdraw, "NODE"),
     "resign": Verb(Play.resign, "NODE"),
     "transfer": Verb(Play.transfer, "NODE"),
+    "occupy": Verb(Play.occupy, "NODE"),
+    "vacate": Verb(Play.vacate, "NODE"),
     "expect": Verb(Play.expect),
 }

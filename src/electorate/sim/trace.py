@@ -59,6 +59,10 @@ def sentence(entry: Entry) -> str | None:
 
 def becoming(view: View) -> str:
     of = "" if view.election == "main" else f" of {view.election}"
+    if view.yielding:
+        return f"is to hand over{of} when its work has ended"
+    if view.secured:
+        return f"has its lease{of}"
     if view.role is Role.LEADER:
         return f"becomes LEADER{of}, term {view.term}"
     if view.leader is not None:

@@ -342,8 +342,8 @@ class Host:
         if self.up:
             self.world.note("view", self.id, None, view)
             self.world.invariants.changed(self, view)
-            if view.yielding:
-                patience = self.world.random.uniform(0, self.world.plan.work or 0)
+            if view.yielding and self.world.plan.work is not None:
+                patience = self.world.random.uniform(0, self.world.plan.work)
                 self.world.after(patience, self.end_work, view.election, view.term)
 
 
