@@ -96,7 +96,7 @@ class Bench:
         async for trial in self.measure():
             self.report(trial)
             done.append(trial)
-        return self.summary(done)
+        return summarise(self.plan, self.fault, done, len(self.violations))
 
     async def measure(self) -> AsyncIterator[Trial]:
         """Trial after trial; one that is stuck costs the cluster, and the next ones get a new one."""
@@ -144,20 +144,21 @@ class Bench:
         """Who was handed leadership keeps it; after anything else the favourite is to have it back."""
         return cluster.followed() if self.fault == "transfer" else cluster.settled()
 
-    def summary(self, trials: list[Trial]) -> Summary:
-        times = sorted(trial.seconds for trial in trials if trial.seconds is not None)
-        return Summary(
-            algorithm=self.plan.algorithm,
-            nodes=self.plan.nodes,
-            fault=self.fault,
-            lease_s=self.plan.lease,
-            trials=len(trials),
-            failed=len(trials) - len(times),
-            median_s=round(statistics.median(times), 6) if times else None,
-            p95_s=times[math.ceil(0.95 * len(times)) - 1] if times else None,
-            max_s=times[-1] if times else None,
-            violations=len(self.violations),
-        )
+
+def summarise(plan: Plan, fault: str, trials: list[Trial], violations: int) -> Summary:
+    times = sorted(trial.seconds for trial in trials if trial.seconds is not None)
+    return Summary(
+        algorithm=plan.algorithm,
+        nodes=plan.nodes,
+        fault=fault,
+        lease_s=plan.lease,
+        trials=len(trials),
+        failed=len(trials) - len(times),
+        median_s=round(statistics.median(times), 6) if times else None,
+        p95_s=times[math.ceil(0.95 * len(times)) - 1] if times else None,
+        max_s=times[-1] if times else None,
+        violations=violations,
+    )
 
 
 async def strike(cluster: Cluster, fault: str, old: Agreed) -> Outage:
