@@ -45,6 +45,20 @@ def test_never_do_two_commands_run(fault: str) -> None:
         assert all((trial.leader == trial.successor) == (fault == "child") for trial in trials)
 
 
+def test_a_node_is_not_dead_before_its_command_is() -> None:
+    """The guardian is slow to kill: meanwhile it holds the port of the dead `elect`, so nobody is elected."""
+    with stage(plan("raft", 3, lease=4.0)) as made:
+        old = made.until(made.running)
+        slow = made.guardian(old.node)
+        os.kill(slow, signal.SIGSTOP)
+        made.elects[old.node].kill()
+        time.sleep(0.5)
+        assert not gone(old.pid)
+        os.kill(slow, signal.SIGCONT)
+        made.another(old)
+        assert made.overlaps() == 0
+
+
 def test_what_was_frozen_as_a_whole_ends_when_it_wakes() -> None:
     with stage(PLAN) as made:
         trial = attempt(made, "freeze", 1)
