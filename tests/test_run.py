@@ -45,6 +45,13 @@ def test_never_do_two_commands_run(fault: str) -> None:
         assert all((trial.leader == trial.successor) == (fault == "child") for trial in trials)
 
 
+def test_a_command_outlives_a_lease_that_is_renewed() -> None:
+    with stage(PLAN) as made:
+        first = made.until(made.running)
+        made.until(lambda: made.last_sign(first) > first.t + 2 * PLAN.lease or len(made.starts()) > 1)
+        assert made.starts() == [first]
+
+
 def test_a_node_is_not_dead_before_its_command_is() -> None:
     """The guardian is slow to kill: meanwhile it holds the port of the dead `elect`, so nobody is elected."""
     with stage(plan("raft", 3, lease=4.0)) as made:
