@@ -152,6 +152,19 @@ async def test_a_loop_leads_again_and_again(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_a_leadership_is_of_one_term(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "a") as of:
+        async with of["a"].leadership() as first:
+            pass
+        async with of["a"].leadership() as second:
+            assert second.term > first.term
+            assert second.remaining() > 0
+            assert first.remaining() == 0
+            with pytest.raises(LeadershipLost):
+                first.check()
+
+
+@in_loop
 async def test_one_body_at_a_time(tmp_path: Path) -> None:
     log = Log()
 
