@@ -59,7 +59,7 @@ class Cluster:
         nodes = {id: {"address": f"127.0.0.1:{port}"} for id, port in self.ports.items()}
         timing = {"beat": 0.1, "lease": 2.0}
         content = {"cluster": "demo", "nodes": nodes, "timing": timing, **self.settings, **settings}
-        return check(content, "cluster.toml")
+        return check(content)
 
     async def start(self, id: str, config: Config | None = None, *, rejoin: bool = False) -> Host:
         host = Host(config or self.config(), id, self.directory / id, rejoin=rejoin)

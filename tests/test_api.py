@@ -434,6 +434,22 @@ async def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_the_environment_says_what_the_program_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with nodes(tmp_path, "a") as make:
+        with pytest.raises(UserError, match="say which node this is"):
+            Node(nodes=make.addresses)
+        monkeypatch.setenv("ELECTORATE_NODES", f"a={make.addresses['a']}")
+        monkeypatch.setenv("ELECTORATE_ELECTIONS", "jobs")
+        monkeypatch.setenv("ELECTORATE_ID", "a")
+        monkeypatch.setenv("ELECTORATE_DATA", str(tmp_path / "here"))
+        async with Node(handle_sigterm=False) as node, node.election().leadership():
+            assert (node.id, node.election().name) == ("a", "jobs")
+            assert (tmp_path / "here" / "electorate.db").exists()
+
+
+@in_loop
 async def test_connect_opens_an_election_by_its_url(tmp_path: Path) -> None:
     with nodes(tmp_path, "ab") as make:
         place = ",".join(f"{id}={address}" for id, address in make.addresses.items())

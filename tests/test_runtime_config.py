@@ -8,13 +8,15 @@ import pytest
 
 from electorate.core.model import Kind, Member, Membership, QuorumRule, Settings, Timing
 from electorate.errors import UserError
-from electorate.runtime.config import load, split_address
+from electorate.runtime.config import NodeConfig, configure, load, split_address
+from electorate.runtime.sources import read
 
 FULL = """
 cluster = "demo"
 algorithm = "ring"
 elections = ["scheduler", "shard-1"]
 quorum = "weighted"
+insecure = true
 rank_by = "spread"
 stagger = "random"
 preempt = true
@@ -45,7 +47,7 @@ kind = "observer"
 SMALL = """
 cluster = "demo"
 [nodes.a]
-address = "10.0.0.1:7400"
+address = "127.0.0.1:7400"
 """
 
 
@@ -94,7 +96,7 @@ def test_a_small_file_has_the_defaults(tmp_path: Path) -> None:
 
 
 TOP = 'cluster = "demo"\n'
-A = '[nodes.a]\naddress = "h:1"\n'
+A = '[nodes.a]\naddress = "h.localhost:1"\n'
 MISTAKES = {
     "an unknown key": (TOP + 'algoritm = "raft"\n' + A, "algoritm is not a key; did you mean 'algorithm'?"),
     "nothing like it": (TOP + "xyzzy = 1\n" + A, "xyzzy is not a key; known are cluster, nodes,"),
@@ -106,7 +108,7 @@ MISTAKES = {
     "a wrong type": (TOP + A + "[timing]\nlease = 'long'\n", "timing.lease: expected `float`, got `str`"),
     "a wrong type in a node": (TOP + A + "priority = 'p'\n", "nodes.a.priority: expected `int`, got `str`"),
     "a number too large": (TOP + A + "priority = 99999999999\n", "nodes.a.priority: expected `int` <= "),
-    "a node that is no table": (TOP + "[nodes]\na = 'h:1'\n", "nodes.a: expected `object`, got `str`"),
+    "a node that is no address": (TOP + "[nodes]\na = 'h'\n", "nodes.a.address: 'h' is not host:port"),
     "nodes that are no table": (TOP + "nodes = 3\n", "nodes: expected `object`, got `int`"),
     "timing that is no table": (TOP + "timing = 3\n" + A, "timing: expected `object`, got `int`"),
     "no address": (TOP + "[nodes.a]\nweight = 1\n", "nodes.a.address: it is missing"),
@@ -122,8 +124,8 @@ MISTAKES = {
     "no host": (TOP + '[nodes.a]\naddress = ":1"\n', "':1' is not host:port"),
     "an absurd host": (TOP + '[nodes.a]\naddress = "a..b:1"\n', "'a..b:1' names a host that cannot be"),
     "one address twice": (
-        TOP + A + '[nodes.b]\naddress = "h:1"\n',
-        "nodes.b.address: h:1 is also that of node a",
+        TOP + A + '[nodes.b]\naddress = "h.localhost:1"\n',
+        "nodes.b.address: h.localhost:1 is also that of node a",
     ),
     "a negative weight": (TOP + A + "weight = -1\n", "nodes.a.weight: -1 is negative"),
     "no voter": (TOP + A + "kind = 'witness'\n", "nodes: none of them may lead"),
@@ -140,6 +142,16 @@ MISTAKES = {
     "no drift at all": (TOP + A + "[timing]\ndrift = nan\n", "timing.drift: nan is not in 0 to 0.05"),
     "a lease of nothing": (TOP + A + "[timing]\nlease = 0\n", "timing.lease: 0.0 is not a duration"),
     "an endless lease": (TOP + A + "[timing]\nlease = inf\n", "timing.lease: inf is not a duration"),
+    "patience beyond a lease": (TOP + A + "[timing]\npatience = 0.6\n", "timing.patience: 0.6 must be less"),
+    "a slot too long": (TOP + A + "[timing]\nrank_slot = 0.5\n", "timing.rank_slot: 0.5, once for each node"),
+    "a weight that counts for nothing": (TOP + A + "weight = 2\n", "nodes.a.weight: it counts only with"),
+    "a group that counts for nothing": (TOP + A + "group = 'x'\n", "nodes.a.group: it counts only with"),
+    "an id with a slash": (TOP + '[nodes."a/b"]\naddress = "localhost:1"\n', "nodes.a/b: an id has no slash"),
+    "a bad address of HTTP": (TOP + A + "http = '8400'\n", "nodes.a.http: '8400' is not host:port"),
+    "too much metadata": (
+        TOP + A + f"metadata = {{ x = '{'y' * 3000}' }}\n",
+        "nodes.a.metadata: it is told at",
+    ),
     "not TOML": ("cluster: demo\n", "is not TOML: "),
 }
 
@@ -173,3 +185,158 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
 )
 def test_addresses(address: str, parts: tuple[str, int]) -> None:
     assert split_address(address) == parts
+
+
+# --- where it was said ------------------------------------------------------------------------------
+
+SCATTERED = '''
+# a comment with = and [brackets]
+cluster = "demo"
+"elections" = ["""x
+y = 3
+""",
+  "z"]
+
+[ timing ]   # seconds
+lease = 1.0
+beat = 0.1
+[nodes.a]
+address = "127.0.0.1:1"
+[nodes."b.example"]
+address = "127.0.0.1:2"
+weight = 1
+metadata = { url = "http://b" }
+nodes_are_fun = 1
+'''
+
+
+def test_a_complaint_names_the_line_of_its_key_or_its_table(tmp_path: Path) -> None:
+    path = written(tmp_path, SCATTERED)
+    source = read(path)
+    lines = {key: int(place.rpartition(":")[2]) for key, place in source.places.items()}
+    text = SCATTERED.splitlines()
+    for key, line in lines.items():
+        assert key.rpartition(".")[2].strip('"') in text[line - 1], key
+    assert set(lines) == {
+        *("cluster", "elections", "timing", "timing.lease", "timing.beat", "nodes.a", "nodes.a.address"),
+        *("nodes.b.example", "nodes.b.example.address", "nodes.b.example.weight", "nodes.b.example.metadata"),
+        "nodes.b.example.nodes_are_fun",
+    }
+    with pytest.raises(UserError) as raised:
+        load(path)
+    assert str(raised.value).startswith(f"{path}:18: nodes.b.example.nodes_are_fun is not a key; known are")
+    where = {
+        "lease = 1.0": ("lease = 0.2", "11: timing.beat: 0.1 must be less than a third"),
+        "weight = 1": ("weight = 'heavy'", "16: nodes.b.example.weight: expected `int`, got `str`"),
+        'address = "127.0.0.1:1"': ("", "12: nodes.a.address: it is missing"),
+        'cluster = "demo"': ("", " cluster: it is missing"),
+        "[ timing ]": ("[ timing ]\ndrift = 2", "10: timing.drift: 2.0 is not in 0 to 0.05"),
+        "metadata = {": ("metadata = { a = 1,", "17: nodes.b.example.metadata: expected `str`, got `int`"),
+    }
+    for what, (instead, sentence) in where.items():
+        text_now = SCATTERED.replace("nodes_are_fun = 1\n", "").replace(what, instead)
+        with pytest.raises(UserError) as raised:
+            load(written(tmp_path, text_now))
+        assert str(raised.value).startswith(f"{path}:{sentence}"), raised.value
+
+
+ENVIRONMENT = {
+    "ELECTORATE_ALGORITHM": "zab",
+    "ELECTORATE_ELECTIONS": "x,y",
+    "ELECTORATE_TIMING_LEASE": "2",
+    "ELECTORATE_PREEMPT": "true",
+    "ELECTORATE_HTTP_ADDRESS": ":8400",
+    "ELECTORATE_TERM": "7",
+    "ELECTORATE_ELECTION": "of the command's",
+    "ELECTORATE_NODE": "a",
+    "ELECTORATE_ID": "a",
+    "ELECTORATE_DATA": "/tmp",
+    "OTHER": "1",
+}
+
+
+def test_arguments_come_before_the_environment_and_that_before_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, SMALL + '[timing]\nlease = 1\nbeat = 0.2\n[http]\ntoken_file = "t"\n')
+    config = configure(path, {"algorithm": "bully", "beat": 0.3, "patience": "0.25"}, ENVIRONMENT)
+    assert config.algorithm == "bully"
+    assert config.elections == ("x", "y")
+    assert config.timing == Timing(beat=0.3, lease=2.0, patience=0.25)
+    assert config.preempt is True
+    assert config.http and (config.http.address, config.http.token_file) == (":8400", "t")
+    assert config.http_address("a") == ("127.0.0.1", 8400)
+    assert configure(None, {}, {"ELECTORATE_CONFIG": str(path)}) == load(path)
+    assert configure(config) is config
+
+
+def test_without_a_file_arguments_or_variables_are_enough() -> None:
+    expected = Membership((Member("a"), Member("b", priority=2)))
+    nodes = {"a": "127.0.0.1:1", "b": {"address": "127.0.0.1:2", "priority": 2}}
+    for config in (
+        configure(None, {"nodes": nodes}, {}),
+        configure({"nodes": nodes}, {}, {}),
+        configure(None, {"nodes": {"a": NodeConfig("127.0.0.1:1"), "b": nodes["b"]}}, {}),
+    ):
+        assert config.membership == expected
+        assert config.cluster == "electorate"
+    config = configure(None, {}, {"ELECTORATE_NODES": "a=127.0.0.1:1, b=[::1]:2"})
+    assert config.address("b") == ("::1", 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "sentence"),
+    [
+        ({"leese": 1}, {}, "argument leese is not known; did you mean 'lease'?"),
+        ({"lease": "soon"}, {}, "argument lease: 'soon': expected `float`, got `str`"),
+        ({"lease": "soon", "nodes": 3}, {}, "argument lease: 'soon': expected `float`, got `str`"),
+        ({"nodes": 3}, {}, "argument nodes: give each node an address, as in {'a': '10.0.0.1:7400'}"),
+        ({"nodes": {"a": "127.0.0.1"}}, {}, "argument nodes: nodes.a.address: '127.0.0.1' is not host:port"),
+        (
+            {"nodes": {"a": {"adress": "x:1"}}},
+            {},
+            "argument nodes: nodes.a.adress is not a key; did you mean",
+        ),
+        ({}, {"ELECTORATE_NODES": "a"}, "ELECTORATE_NODES: 'a' is not like a=10.0.0.1:7400,b=10.0.0.2:7400"),
+        ({}, {"ELECTORATE_ALGORITM": "raft"}, "ELECTORATE_ALGORITM is not known; did you mean 'algorithm'?"),
+        (
+            {"nodes": {"a": "localhost:1"}},
+            {"ELECTORATE_TIMING_BEAT": "1"},
+            "ELECTORATE_TIMING_BEAT: timing.beat: 1.0 must be less than",
+        ),
+        ({}, {}, "the configuration: nodes: it is missing"),
+    ],
+)
+def test_a_mistake_names_the_variable_or_the_argument(
+    arguments: dict[str, object], environ: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        configure(None, arguments, environ)
+    assert str(raised.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:1", "0.0.0.0:1", "[::]:1", "db.example:1", "[2001:db8::1]:1"])
+def test_an_address_beyond_this_machine_must_be_protected(address: str) -> None:
+    nodes = {"a": "127.0.0.1:1", "b": address}
+    with pytest.raises(
+        UserError, match=r"nodes\.b\.address: .* can be reached from other machines.*insecure"
+    ):
+        configure(None, {"nodes": nodes}, {})
+    tls = {"ca": "ca", "cert": "{id}.pem", "key": "key"}
+    assert not configure(None, {"nodes": nodes, "tls": tls}, {}).insecure
+    assert configure(None, {"nodes": nodes, "secret_file": "secret"}, {}).secret_file == "secret"
+    assert configure(None, {"nodes": nodes, "insecure": "true"}, {}).insecure
+    with pytest.raises(UserError, match="leave one of the two out"):
+        configure(None, {"nodes": nodes, "secret_file": "secret", "tls": tls}, {})
+
+
+@pytest.mark.parametrize("address", ["127.8.9.1:1", "[::1]:1", "localhost:1", "db.localhost:1"])
+def test_an_address_of_this_machine_need_not(address: str) -> None:
+    assert configure(None, {"nodes": {"a": address}}, {}).address("a")[1] == 1
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    config = load(
+        written(tmp_path, SMALL + '[tls]\nca = "ca.pem"\ncert = "{id}.pem"\nkey = "/keys/{id}.key"\n')
+    )
+    assert config.tls
+    assert config.path(config.tls.cert, "a") == tmp_path / "a.pem"
+    assert config.path(config.tls.key, "a") == Path("/keys/a.key")

@@ -199,7 +199,7 @@ class Node:
 
     def __init__(
         self,
-        id: str,
+        id: str | None = None,
         config: str | Path | Mapping[str, Any] | Config | None = None,
         *,
         data: str | Path | None = None,

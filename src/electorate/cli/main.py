@@ -10,7 +10,7 @@ except ModuleNotFoundError:
     print("elect: the command needs more than the library: pip install 'electorate[cli]'", file=sys.stderr)
     sys.exit(2)
 
-from electorate.cli import bench, bench_run, node, run, sim, up
+from electorate.cli import bench, bench_run, config, node, run, sim, up
 from electorate.errors import UserError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command("node")(node.node)
 app.command("run")(run.run)
+app.add_typer(config.app, name="config")
 app.command("up")(up.up)
 app.command("sim")(sim.sim)
 bench.app.command("run")(bench_run.bench_run)

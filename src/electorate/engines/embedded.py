@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Mapping
@@ -164,10 +165,11 @@ class EmbeddedElection(Election):
 class Node:
     """One member of a cluster, in this process. Use it as an async context manager.
 
-    `id` says which of the configured nodes this is. The configuration is a file (`cluster.toml`), or a
-    mapping of the same form, or the keyword arguments, which come before the environment (`ELECTORATE_*`),
-    which comes before the file. Promises are kept in the directory `data` (`./electorate-CLUSTER-ID`); after
-    its loss, start with `rejoin=True`. `metadata` is a small dictionary that other members learn.
+    `id` says which of the configured nodes this is (or ELECTORATE_ID does). The configuration is a file
+    (`cluster.toml`, or what ELECTORATE_CONFIG names), or a mapping of the same form; environment variables
+    (`ELECTORATE_*`) come before it, and keyword arguments before both. Promises are kept in the directory `data`
+    (or ELECTORATE_DATA, or `./electorate-CLUSTER-ID`); after its loss, start with `rejoin=True`. `metadata` is a
+    small dictionary that other members learn.
 
     On entering, it listens and connects; it contends for nothing yet. On leaving, it tells all work that
     rests on its leaderships to end, hands them over, and closes. If the process would die of SIGTERM, it
@@ -179,7 +181,7 @@ class Node:
 
     def __init__(
         self,
-        id: str,
+        id: str | None = None,
         config: str | Path | Mapping[str, Any] | Config | None = None,
         *,
         data: str | Path | None = None,
@@ -188,9 +190,12 @@ class Node:
         handle_sigterm: bool = True,
         **settings: Any,
     ) -> None:
-        self.id = id
         self.config = configure(config, settings)
-        self.data = Path(data) if data is not None else Path(f"electorate-{self.config.cluster}-{id}")
+        self.id = id = id or os.environ.get("ELECTORATE_ID") or ""
+        if not id:
+            raise UserError("say which node this is: Node('a', ...), or ELECTORATE_ID in the environment")
+        data = data or os.environ.get("ELECTORATE_DATA") or f"electorate-{self.config.cluster}-{id}"
+        self.data = Path(data)
         self.rejoin = rejoin
         self.metadata = metadata
         self.handle_sigterm = handle_sigterm

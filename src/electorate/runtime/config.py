@@ -7,15 +7,17 @@
     [nodes.b]
     address = "10.0.0.2:7400"
 
-It is checked as a whole; every mistake is one sentence that names the file and the key.
+It is checked as a whole; every mistake is one sentence that names the file, the line and the key. The same
+can be said by environment variables (`ELECTORATE_ALGORITHM`, `ELECTORATE_TIMING_LEASE`), which come before
+the file, and by arguments, which come before both.
 """
 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -24,8 +26,11 @@ import msgspec
 from electorate.core.model import Kind, Member, Membership, NodeId, QuorumRule, Settings, Timing
 from electorate.core.node import MAX_NAME
 from electorate.errors import UserError
+from electorate.runtime.sources import PREFIX, Source, read, variables
 
 T = TypeVar("T")
+
+MAX_METADATA = 2000
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,37 +116,100 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def load(path: Path) -> Config:
-    """Read and check a cluster file. Raises `UserError`."""
-    try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; name a cluster file with --config") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}") from None
-    return check({**content, "directory": str(path.parent)}, str(path))
+    """Read and check a cluster file alone. Raises `UserError`."""
+    return check(read(path), path.parent)
 
 
-def check(content: dict[str, Any], name: str) -> Config:
-    """Make a configuration of what a file says, or raise one `UserError` that names file and key."""
-    suggest(content, Config, name, "")
-    if isinstance(content.get("timing"), dict):
-        suggest(content["timing"], Timing, name, "timing.")
-    for id, node in content["nodes"].items() if isinstance(content.get("nodes"), dict) else ():
-        if isinstance(node, dict):
-            suggest(node, NodeConfig, name, f"nodes.{id}.")
-        convert(node, NodeConfig, name, f"nodes.{id}.")
-    config = convert(content, Config, name, "")
-    complaints = (
-        *complaints_about_nodes(config),
-        *complaints_about_elections(config),
-        *complaints_about_timing(config.timing),
-    )
-    for complaint in complaints:
-        raise UserError(f"{name}: {complaint}")
+def configure(
+    given: Path | str | Mapping[str, Any] | Config | None = None,
+    arguments: Mapping[str, Any] = {},
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """What is configured by arguments, which come before the environment, which comes before the file (or a
+    mapping like one). If no file is given, ELECTORATE_CONFIG may name one. Raises `UserError`."""
+    if isinstance(given, Config):
+        if arguments:
+            raise UserError(
+                f"{', '.join(arguments)}: the configuration was given as a whole; put it in there"
+            )
+        return given
+    named = environ.get(f"{PREFIX}CONFIG") if given is None else given
+    if isinstance(named, str | Path):
+        source, directory = read(Path(named)), Path(named).parent
+    else:
+        source, directory = Source("the configuration", {"cluster": "electorate", **(named or {})}), Path()
+    for name, value in variables(environ).items():
+        apply(source, PREFIX + name, name.lower().split("_"), value)
+    for name, value in arguments.items():
+        apply(source, f"argument {name}", name.split("_"), value)
+    return check(source, directory)
+
+
+TABLES: dict[str, Any] = {"timing": Timing, "tls": Tls, "http": Http}
+
+
+def apply(source: Source, place: str, words: list[str], value: Any) -> None:
+    """Let a variable or an argument override what the file says. Texts stand for what the key wants."""
+    name = "_".join(words)
+    kinds = {field.name: field.type for field in msgspec.structs.fields(Config)}
+    kinds |= {
+        f"{table}.{field.name}": field.type
+        for table, type in TABLES.items()
+        for field in msgspec.structs.fields(type)
+    }
+    keys = {key.replace(".", "_"): key for key in kinds} | {key: f"timing.{key}" for key in fields(Timing)}
+    if name not in keys:
+        raise UserError(f"{place} is not known; {nearest(name, keys)}")
+    key = keys[name]
+    if key == "nodes":
+        value = members(place, value)
+    elif key == "elections" and isinstance(value, str):
+        value = value.split(",")
+    elif isinstance(value, str):
+        try:
+            value = msgspec.convert(value, kinds[key], strict=False)
+        except msgspec.ValidationError as error:
+            raise UserError(f"{place}: '{value}': {sentence(error)}") from None
+    source.set(place, key, value)
+
+
+def members(place: str, value: Any) -> dict[str, Any]:
+    """`a=10.0.0.1:7400,b=10.0.0.2:7400`, or a dictionary of addresses or of whole nodes."""
+    if isinstance(value, str):
+        pairs = [member.partition("=") for member in value.split(",")]
+        if not all(sign for _, sign, _ in pairs):
+            raise UserError(f"{place}: '{value}' is not like a=10.0.0.1:7400,b=10.0.0.2:7400")
+        value = {id.strip(): address.strip() for id, _, address in pairs}
+    if not isinstance(value, Mapping):
+        raise UserError(f"{place}: give each node an address, as in {{'a': '10.0.0.1:7400'}}")
+    return {
+        id: msgspec.to_builtins(node) if isinstance(node, NodeConfig) else node for id, node in value.items()
+    }
+
+
+def check(source: Source | dict[str, Any], directory: Path = Path()) -> Config:
+    """Make a configuration of what was said, or raise one `UserError` that names place and key."""
+    if isinstance(source, dict):
+        source = Source("cluster.toml", source)
+    content = {**source.content}
+    nodes = content.get("nodes")
+    if isinstance(nodes, Mapping):
+        nodes = {id: {"address": node} if isinstance(node, str) else node for id, node in nodes.items()}
+        content["nodes"] = nodes
+        for id, node in nodes.items():
+            suggest(source, node, NodeConfig, f"nodes.{id}.")
+            convert(source, node, NodeConfig, f"nodes.{id}.")
+    suggest(source, content, Config, "", hidden="directory")
+    for table, type in TABLES.items():
+        suggest(source, content.get(table), type, f"{table}.")
+    config = convert(source, {**content, "directory": str(directory)}, Config, "")
+    for complaints in COMPLAINTS:
+        for key, what in complaints(config):
+            raise source.complaint(key, what)
     return config
 
 
-def convert(content: Any, type: type[T], name: str, prefix: str) -> T:
+def convert(source: Source, content: Any, type: type[T], prefix: str) -> T:
     """Make a `type` of it; what it is not, is said with the key where it is not."""
     try:
         return msgspec.convert(content, type)
@@ -151,69 +219,143 @@ def convert(content: Any, type: type[T], name: str, prefix: str) -> T:
         if missing != what:
             where, what = f"{where.rstrip('`')}.{missing.strip('`')}", "it is missing"
         key = f"{prefix}{where.strip('`.').replace('[...]', '')}".rstrip(".")
-        raise UserError(f"{name}: {key}: {what[0].lower()}{what[1:]}") from None
+        raise source.complaint(key, f": {what[0].lower()}{what[1:]}") from None
 
 
-def suggest(content: dict[str, Any], type: Any, name: str, prefix: str) -> None:
+def sentence(error: msgspec.ValidationError) -> str:
+    text = str(error)
+    return text[0].lower() + text[1:]
+
+
+def suggest(source: Source, content: Any, type: Any, prefix: str, hidden: str = "") -> None:
     """An unknown key is probably a known one, misspelt."""
-    known = [field.name for field in msgspec.structs.fields(type)]
-    for key in content:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
-            raise UserError(f"{name}: {prefix}{key} is not a key; {hint}")
+    if isinstance(content, Mapping):
+        known = [name for name in fields(type) if name != hidden]
+        for key in content:
+            if key not in known and prefix and key in fields(Config):
+                raise source.complaint(f"{prefix}{key}", " is not a key here; put it above the first [table]")
+            if key not in known:
+                raise source.complaint(f"{prefix}{key}", f" is not a key; {nearest(key, known)}")
 
 
-def complaints_about_nodes(config: Config) -> list[str]:
-    complaints = []
+def nearest(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, known, 1)
+    return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
+
+
+def fields(type: Any) -> list[str]:
+    return [field.name for field in msgspec.structs.fields(type)]
+
+
+Complaints = Iterator[tuple[str, str]]
+"""Keys, and what is wrong with each."""
+
+
+def complaints_about_nodes(config: Config) -> Complaints:
     if not config.cluster:
-        complaints.append("cluster: give the cluster a name; nodes of another one are refused by it")
+        yield "cluster", ": give the cluster a name; nodes of another one are refused by it"
     if not config.nodes:
-        complaints.append("nodes: name at least one, as [nodes.a] with an address")
+        yield "nodes", ": name at least one, as [nodes.a] with an address"
     seen: dict[str, NodeId] = {}
     for id, node in config.nodes.items():
+        key = f"nodes.{id}"
         if not id or len(id) > 100:
-            complaints.append(f"nodes.{id}: an id has 1 to 100 characters")
-        try:
-            split_address(node.address)
-        except ValueError as error:
-            complaints.append(f"nodes.{id}.address: '{node.address}' {error}")
+            yield key, ": an id has 1 to 100 characters"
+        if "/" in id or not id.isprintable():
+            yield key, ": an id has no slash, and nothing that cannot be printed"
+        for name, address in (("address", node.address), ("http", node.http)):
+            if address is not None:
+                try:
+                    split_address(address if name == "address" else whole(address))
+                except ValueError as error:
+                    yield f"{key}.{name}", f": '{address}' {error}"
         if node.address in seen:
-            complaints.append(f"nodes.{id}.address: {node.address} is also that of node {seen[node.address]}")
+            yield f"{key}.address", f": {node.address} is also that of node {seen[node.address]}"
         seen[node.address] = id
         if node.weight < 0:
-            complaints.append(f"nodes.{id}.weight: {node.weight} is negative; 0 means that it never counts")
+            yield f"{key}.weight", f": {node.weight} is negative; 0 means that it never counts"
+        if (node.weight != 1 or node.group) and config.quorum == "majority":
+            name = "group" if node.group else "weight"
+            yield (
+                f"{key}.{name}",
+                ": it counts only with quorum = 'weighted' or 'hierarchical'; set that, too",
+            )
+        if sum(len(k) + len(v) for k, v in node.metadata.items()) > MAX_METADATA:
+            yield f"{key}.metadata", f": it is told at each greeting; keep it below {MAX_METADATA} characters"
     if config.nodes and not config.membership.candidates:
-        complaints.append("nodes: none of them may lead; at least one must be a voter with a weight")
-    return complaints
+        yield "nodes", ": none of them may lead; at least one must be a voter with a weight"
 
 
-def complaints_about_elections(config: Config) -> list[str]:
-    complaints = []
+def complaints_about_elections(config: Config) -> Complaints:
     if not config.elections:
-        complaints.append("elections: name at least one, or leave the key out")
+        yield "elections", ": name at least one, or leave the key out"
     for election in config.elections:
         if not 0 < len(election) <= MAX_NAME:
-            complaints.append(
-                f"elections: '{election}': the name of an election has 1 to {MAX_NAME} characters"
-            )
-    return complaints
+            yield "elections", f": '{election}': the name of an election has 1 to {MAX_NAME} characters"
 
 
-def complaints_about_timing(timing: Timing) -> list[str]:
-    complaints = [
-        f"timing.{name}: {value} is not a duration in seconds; it must be positive"
-        for name, value in msgspec.structs.asdict(timing).items()
-        if name != "drift" and not 0 < value < float("inf")
-    ]
+def complaints_about_timing(config: Config) -> Complaints:
+    timing = config.timing
+    for name, value in msgspec.structs.asdict(timing).items():
+        if name != "drift" and not 0 < value < float("inf"):
+            yield f"timing.{name}", f": {value} is not a duration in seconds; it must be positive"
     if not 0 <= timing.drift <= 0.05:
-        complaints.append(f"timing.drift: {timing.drift} is not in 0 to 0.05; 0.001 is a clock off by 0.1 %")
+        yield "timing.drift", f": {timing.drift} is not in 0 to 0.05; 0.001 is a clock off by 0.1 %"
     if timing.beat >= timing.lease / 3:
-        complaints.append(
-            f"timing.beat: {timing.beat} must be less than a third of timing.lease ({timing.lease}), so that"
-            " a leader survives the loss of two beats"
+        yield (
+            "timing.beat",
+            f": {timing.beat} must be less than a third of timing.lease ({timing.lease}), so that a leader"
+            " survives the loss of two beats",
         )
-    return complaints
+    if timing.patience >= timing.lease:
+        yield (
+            "timing.patience",
+            f": {timing.patience} must be less than timing.lease ({timing.lease}), or a candidate waits"
+            " longer for answers than for a leader that is lost",
+        )
+    turns = len(config.membership.candidates) * timing.rank_slot
+    if turns >= timing.lease and config.stagger == "rank":
+        yield (
+            "timing.rank_slot",
+            f": {timing.rank_slot}, once for each node that may lead, is {turns:g}; it must be less than"
+            f" timing.lease ({timing.lease}), or the last of them tries very late",
+        )
+
+
+def complaints_about_safety(config: Config) -> Complaints:
+    if config.tls and config.secret_file:
+        yield "secret_file", ": with [tls] it adds nothing; leave one of the two out"
+    if config.tls or config.secret_file or config.insecure:
+        return
+    for id, node in config.nodes.items():
+        host, _ = split_address(node.address)
+        if not is_loopback(host):
+            yield (
+                f"nodes.{id}.address",
+                f": {node.address} can be reached from other machines: protect it by [tls] (`elect certs"
+                " init`) or secret_file, or say insecure = true if you trust the network",
+            )
+
+
+COMPLAINTS = (
+    complaints_about_nodes,
+    complaints_about_elections,
+    complaints_about_timing,
+    complaints_about_safety,
+)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def whole(address: str) -> str:
+    """An address of HTTP: without a host, it is of this machine alone."""
+    return f"127.0.0.1{address}" if address.startswith(":") else address
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -229,27 +371,3 @@ def split_address(address: str) -> tuple[str, int]:
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError("needs a port from 1 to 65535")
     return host, int(port)
-
-
-def configure(
-    source: Path | str | Mapping[str, Any] | Config | None,
-    settings: Mapping[str, Any] = {},
-    environ: Mapping[str, str] = os.environ,
-) -> Config:
-    """Keyword arguments come before the environment, which comes before the file."""
-    if isinstance(source, Config):
-        return source
-    content: dict[str, Any] = {"cluster": "electorate"}
-    if isinstance(source, str | Path):
-        load(Path(source))
-        content = {**tomllib.loads(Path(source).read_text()), "directory": str(Path(source).parent)}
-    elif source is not None:
-        content = {**content, **source}
-    for key, value in settings.items():
-        if key in Timing.__struct_fields__:
-            content["timing"] = {**content.get("timing", {}), key: float(value)}
-        elif key == "nodes":
-            content["nodes"] = {id: {"address": n} if isinstance(n, str) else n for id, n in value.items()}
-        else:
-            content[key] = value
-    return check(content, "the arguments")

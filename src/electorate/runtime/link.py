@@ -102,7 +102,8 @@ class Link:
         known = self.host.known(self.peer)
         try:
             async with asyncio.timeout(HANDSHAKE):
-                await self.host.loop.create_connection(lambda: outgoing, *self.address)
+                connected = await reach(*self.address)
+                await self.host.loop.create_connection(lambda: outgoing, sock=connected)
                 await outgoing.answered
         except ConnectionRefusedError:
             self.refused_by_system(known)
@@ -232,7 +233,7 @@ class Incoming(asyncio.Protocol):
             self.transport.abort()
 
     def hurry(self) -> None:
-        self.host.complain("cutting off", "a stranger", "no greeting in time")
+        self.host.complain("cutting off", "a stranger", "no greeting in time", "no_greeting")
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -272,6 +273,26 @@ class Incoming(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.settle()
         self.host.hung_up(self)
+
+
+async def reach(host: str, port: int) -> socket.socket:
+    """A connection to an address of this name, which is resolved anew each time. Raises `OSError`, and
+    `ConnectionRefusedError` only if all its addresses refuse."""
+    loop = asyncio.get_running_loop()
+    failure: OSError = ConnectionRefusedError(f"{host}:{port} refuses")
+    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        connecting = socket.socket(family, kind, protocol)
+        try:
+            connecting.setblocking(False)
+            await loop.sock_connect(connecting, address)
+            return connecting
+        except BaseException as error:
+            connecting.close()
+            if not isinstance(error, OSError):
+                raise
+            if not isinstance(error, ConnectionRefusedError):
+                failure = error
+    raise failure
 
 
 def tune(transport: asyncio.Transport) -> None:

@@ -1,0 +1,133 @@
+"""`elect config`: write a cluster file to begin with, and check one before it is deployed."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from electorate.cli.plan import ALGORITHMS, MOST_NODES
+from electorate.core.model import Membership
+from electorate.errors import UserError
+from electorate.runtime.config import Config, configure, is_loopback
+
+app = typer.Typer(help="Write or check a cluster file.", no_args_is_help=True)
+
+HEAD = """\
+# The cluster file: the same on every node. Durations are in seconds.
+cluster = "{cluster}"
+algorithm = "{algorithm}"       # bully, ring, raft or zab
+elections = ["main"]     # what `elect node` contends for
+
+# Addresses that other machines can reach need one of these three, the third being [tls]:
+# secret_file = "secret" # a secret that all nodes share, at least 16 characters
+# insecure = true        # the network is trusted
+
+[timing]
+lease = 0.5              # who is cut off leads no longer than this
+beat = 0.1               # less than a third of the lease
+
+# [tls]                  # `elect certs init` and `elect certs issue` make the files
+# ca = "certs/ca.pem"
+# cert = "certs/{{id}}.pem"
+# key = "certs/{{id}}.key"
+
+# [http]                 # /leader, /health, /status, /metrics
+# address = "127.0.0.1:8400"
+# token_file = "token"   # who bears it may transfer and resign
+"""
+
+NODE = """
+[nodes.{id}]
+address = "127.0.0.1:{port}"
+"""
+
+
+@app.command("init")
+def init(
+    output: Annotated[Path, typer.Option(help="Where to write it.")] = Path("cluster.toml"),
+    nodes: Annotated[int, typer.Option(help="How many nodes.")] = 3,
+    algorithm: Annotated[str, typer.Option(help="bully, ring, raft or zab")] = "raft",
+    cluster: Annotated[str, typer.Option(help="Its name.")] = "demo",
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a cluster file that works on this machine, with a comment for what to change."""
+    if algorithm not in ALGORITHMS:
+        raise UserError(f"there is no algorithm '{algorithm}'; choose one of {', '.join(ALGORITHMS)}")
+    if not 1 <= nodes <= MOST_NODES:
+        raise UserError(f"--nodes {nodes}: a file to begin with has 1 to {MOST_NODES} nodes")
+    names = [chr(ord("a") + number) for number in range(nodes)]
+    text = HEAD.format(cluster=cluster, algorithm=algorithm)
+    text += "".join(NODE.format(id=id, port=7400 + number) for number, id in enumerate(names))
+    try:
+        with output.open("w" if force else "x") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UserError(f"{output} is there already; name another with --output, or add --force") from None
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror}") from None
+    print(f"Wrote {output}. Start each node, in a terminal of its own:")
+    for id in names:
+        print(f"  elect node --config {output} --id {id}")
+
+
+@app.command("check")
+def check(
+    file: Annotated[Path, typer.Argument(help="The cluster file.")],
+    id: Annotated[str | None, typer.Option(envvar="ELECTORATE_ID", help="Look at this node, too.")] = None,
+) -> None:
+    """Check a cluster file, with the environment of this shell, and tell what it means.
+
+    Exit code 0: it can be used; what deserves a second thought is noted. 2: it cannot be used.
+    """
+    config = configure(file)
+    if id is not None and id not in config.nodes:
+        raise UserError(f"node '{id}' is not in {file}; it has {', '.join(config.nodes)}")
+    print(f"{file}: cluster '{config.cluster}', {config.algorithm}, elections {', '.join(config.elections)}")
+    for name, node in config.nodes.items():
+        if id in (None, name):
+            http = config.http_address(name)
+            serves = f", http {http[0]}:{http[1]}" if http else ""
+            print(f"  {name:12} {node.kind:9} {node.address}{serves}")
+    print(f"quorum: {quorum(config.membership)}")
+    timing = config.timing
+    print(
+        f"fail-over: milliseconds after a crash{'' if config.fast_failover else ' are off (fast_failover)'},"
+        f" at most {timing.lease:g} s and a few round trips after a hang or a partition"
+    )
+    for warning in warnings(config):
+        print(f"note: {warning}")
+
+
+def quorum(membership: Membership) -> str:
+    """How many voters may fail."""
+    voters = membership.voters
+    told = f"{membership.rule} of {len(voters)} voters"
+    if len(voters) > 12:
+        return told
+    survived = 0
+    while all(membership.is_quorum(set(voters) - set(lost)) for lost in combinations(voters, survived + 1)):
+        survived += 1
+    return f"{told}; it survives the loss of any {survived} of them"
+
+
+def warnings(config: Config) -> list[str]:
+    notes = []
+    voters = config.membership.voters
+    if config.quorum == "textbook":
+        notes.append("quorum = 'textbook' elects two leaders in a partition: it is for the laboratory alone")
+    elif len(voters) == 2:
+        notes.append("two voters survive no failure: a third one, perhaps a witness, would change that")
+    elif len(voters) % 2 == 0 and config.quorum == "majority":
+        notes.append(f"{len(voters)} voters survive no more failures than {len(voters) - 1}")
+    if config.insecure and not (config.tls or config.secret_file):
+        notes.append("insecure = true: whoever reaches the addresses can take part in elections")
+    if not config.fast_failover:
+        notes.append("fast_failover = false: a crash costs a lease, too")
+    for id in config.nodes:
+        http = config.http_address(id)
+        if http and not is_loopback(http[0]):
+            notes.append(f"node {id} serves HTTP on {http[0]}, without encryption; tokens can be read there")
+    return notes
