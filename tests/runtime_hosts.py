@@ -14,7 +14,7 @@ from electorate.cli.node import runner
 from electorate.cli.plan import reserved_ports
 from electorate.runtime.config import Config, check
 from electorate.runtime.host import Host
-from electorate.runtime.wire import Greeting, Refused, Welcome, answers, frame
+from electorate.runtime.wire import Challenge, Greeting, Refused, Welcome, answers, frame
 
 BOUND = 30.0
 """Seconds: far more than anything here takes."""
@@ -109,6 +109,20 @@ async def cluster(
                 await made.stop(id)
 
 
+async def crash(at: Cluster, id: str) -> None:
+    """What the end of a process does: everything is closed, nothing is said."""
+    host = at.hosts.pop(id)
+    host.stopping = True
+    host.forget_timers()
+    host.refuse_calls()
+    for link in host.links.values():
+        link.drop()
+        link.close()
+    for incoming in tuple(host.incoming.values()):
+        incoming.abort()
+    host.close_store()
+
+
 @contextmanager
 def undisturbed(cluster: Cluster) -> Iterator[None]:
     """All through this the same leader leads the same term, and nobody has seen another."""
@@ -134,6 +148,7 @@ class Stranger:
         async with asyncio.timeout(BOUND):
             while data := await self.reader.read(4096):
                 for answer in decoder.feed(data):
+                    assert not isinstance(answer, Challenge)
                     return answer
         raise AssertionError("closed without an answer")
 

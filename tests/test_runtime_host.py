@@ -14,7 +14,7 @@ from electorate.runtime import host as host_module
 from electorate.runtime import link as link_module
 from electorate.runtime.host import Host
 from electorate.runtime.wire import PROTOCOL, Greeting, Life, Refused, Welcome, frame
-from tests.runtime_hosts import Cluster, E, cluster, in_loop, stranger, undisturbed, until
+from tests.runtime_hosts import E, cluster, crash, in_loop, stranger, undisturbed, until
 
 ALGORITHMS = ("bully", "ring", "raft", "zab")
 
@@ -22,21 +22,6 @@ ALGORITHMS = ("bully", "ring", "raft", "zab")
 def counted(host: Host, *words: str) -> bool:
     """Whether a complaint with all these words has been counted."""
     return any(all(word in complaint for word in words) for complaint in host.counts)
-
-
-async def crash(at: Cluster, id: str) -> None:
-    """What the end of a process does: everything is closed, nothing is said."""
-    host = at.hosts.pop(id)
-    host.stopping = True
-    host.forget_timers()
-    assert host.server
-    host.server.close()
-    for link in host.links.values():
-        link.drop()
-        link.close()
-    for incoming in host.incoming.values():
-        incoming.transport.abort()
-    host.close_store()
 
 
 # --- elections --------------------------------------------------------------------------------------
@@ -317,13 +302,13 @@ async def test_there_is_room_for_so_many_strangers(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(host_module, "STRANGERS", 4)
         with undisturbed(at):
             async with AsyncExitStack() as held:
-                for _ in range(4):
-                    await held.enter_async_context(stranger(port))
+                first = [await held.enter_async_context(stranger(port)) for _ in range(4)]
                 await until(lambda: len(a.strangers) == 4)
-                for _ in range(3):
-                    one_too_many = await held.enter_async_context(stranger(port))
-                    await one_too_many.closed()
+                for oldest in first[:3]:
+                    await held.enter_async_context(stranger(port))
+                    await oldest.closed()
                 assert a.counts["too many strangers"] == 3
+                assert len(a.strangers) == 4
             await until(lambda: not a.strangers)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from electorate.cli.plan import reserved_ports
 from electorate.runtime.link import reach
-from tests.runtime_hosts import Cluster, in_loop, until
+from tests.runtime_hosts import Cluster, crash, in_loop
 
 REFUSING, UNREACHABLE = "127.0.0.1", "255.255.255.255"
 
@@ -27,16 +27,8 @@ async def test_a_cluster_by_name_elects_and_notices_a_death_at_once(tmp_path: Pa
             for id in "abc":
                 await at.start(id, config)
             leader = await at.agreed()
-            heirs = [host for host in at.hosts.values() if host is not leader]
-            del at.hosts[leader.id]
-            leader.stopping = True  # as if killed: it says nothing
-            assert leader.server
-            leader.server.close()
-            for incoming in tuple(leader.incoming.values()):
-                incoming.transport.abort()
-            await until(lambda: any(host.is_leader("main") for host in heirs))
-            leader.stopping = False
-            await leader.stop()
+            await crash(at, leader.id)
+            await at.agreed(but=leader.id)
         finally:
             for id in tuple(at.hosts):
                 await at.stop(id)

@@ -15,7 +15,7 @@ from electorate.cli.plan import Plan, plan
 from electorate.cli.process import Agreed
 from electorate.errors import UserError
 
-app = typer.Typer(help="Measure elections of real processes.", no_args_is_help=True)
+app = typer.Typer(help="Measure elections of real processes.", no_args_is_help=True, add_completion=False)
 
 FAULTS = ("kill", "stop", "term", "transfer")
 

@@ -16,7 +16,7 @@ from typing import Annotated, NamedTuple, TypeVar
 import typer
 
 from electorate.cli import witness
-from electorate.cli.bench import Summary, Trial, print_json, print_summary, print_trial, summarise
+from electorate.cli.bench import Summary, Trial, app, print_json, print_summary, print_trial, summarise
 from electorate.cli.plan import Plan, plan, reserved_ports
 from electorate.errors import UserError
 from electorate.runtime.clock import now
@@ -160,6 +160,7 @@ def freeze(stage: Stage, old: Line) -> tuple[Line, float]:
     return new, max(0.0, stage.last_sign(old) - woken)
 
 
+@app.command("run")
 def bench_run(
     algorithm: Annotated[str, typer.Option(help="bully, ring, raft or zab")] = "raft",
     fault: Annotated[str, typer.Option(help=", ".join(FAULTS))] = "kill",

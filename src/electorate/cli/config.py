@@ -13,7 +13,7 @@ from electorate.core.model import Membership
 from electorate.errors import UserError
 from electorate.runtime.config import Config, configure, is_loopback
 
-app = typer.Typer(help="Write or check a cluster file.", no_args_is_help=True)
+app = typer.Typer(help="Write or check a cluster file.", no_args_is_help=True, add_completion=False)
 
 HEAD = """\
 # The cluster file: the same on every node. Durations are in seconds.

@@ -1,8 +1,10 @@
-"""The `elect` command: one module per subcommand."""
+"""The `elect` command: one module per subcommand, imported when it is asked for."""
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import Any
 
 try:
     import typer
@@ -10,23 +12,54 @@ except ModuleNotFoundError:
     print("elect: the command needs more than the library: pip install 'electorate[cli]'", file=sys.stderr)
     sys.exit(2)
 
-from electorate.cli import bench, bench_run, config, node, run, sim, up
+from typer.core import TyperGroup
+
 from electorate.errors import UserError
+
+COMMANDS = {
+    "node": "electorate.cli.node:node",
+    "run": "electorate.cli.run:run",
+    "config": "electorate.cli.config:app",
+    "certs": "electorate.cli.certs:app",
+    "up": "electorate.cli.up:up",
+    "sim": "electorate.cli.sim:sim",
+    "bench": "electorate.cli.bench_run:app",
+}
+"""Where each subcommand is: a function, or an application with subcommands of its own."""
+
+
+class Subcommands(TyperGroup):
+    """A node need not import what only the laboratory uses."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        found = getattr(import_module(module), name)
+        if not isinstance(found, typer.Typer):
+            function, found = found, typer.Typer(add_completion=False)
+            found.command(cmd_name)(function)
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
+
 
 app = typer.Typer(
     name="elect",
+    cls=Subcommands,
     help="Elect one process out of many: run nodes, try a local cluster, break it all in a simulator.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-app.command("node")(node.node)
-app.command("run")(run.run)
-app.add_typer(config.app, name="config")
-app.command("up")(up.up)
-app.command("sim")(sim.sim)
-bench.app.command("run")(bench_run.bench_run)
-app.add_typer(bench.app, name="bench")
+
+
+@app.callback()
+def elect() -> None:
+    """Elect one process out of many: run nodes, try a local cluster, break it all in a simulator."""
 
 
 def main() -> None:

@@ -234,7 +234,7 @@ class Run:
         elif self.restart is Restart.NO or (self.restart is Restart.ON_FAILURE and code == 0):
             self.leave(code if code >= 0 else 128 - code)
         else:
-            if now() - self.started > LONGEST_PAUSE:
+            if now() - self.started > 10 * self.pause:
                 self.pause = FIRST_PAUSE
             self.again = self.host.loop.call_later(self.pause, self.start)
             self.pause = min(2 * self.pause, LONGEST_PAUSE)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from electorate.core.model import (
+    Beat,
     Effect,
     Follow,
     Message,
@@ -37,14 +38,20 @@ from electorate.errors import UserError
 from electorate.runtime import fork
 from electorate.runtime.clock import now
 from electorate.runtime.config import Config
+from electorate.runtime.figures import Figures, Refusal
 from electorate.runtime.link import Incoming, Link
+from electorate.runtime.secret import Secret
 from electorate.runtime.store import Disk, Store, remedy
-from electorate.runtime.wire import PROTOCOL, Greeting, Life, Refused, WireError, Word, frame
+from electorate.runtime.tls import Certificates
+from electorate.runtime.wire import PROTOCOL, Greeting, Life, Refused, WireError, Word
 
 T = TypeVar("T")
 
 STRANGERS = 64
 """So many connections at most may be without a greeting at one time."""
+
+PAUSE = 0.1
+"""Seconds until calls are taken again, after the machine could not take one."""
 
 REASONS = 1000
 """So many different complaints at most are remembered; strangers must not fill the memory."""
@@ -88,11 +95,15 @@ class Host:
         self.rejoin = rejoin
         self.metadata = dict(config.nodes[id].metadata if metadata is None else metadata)
         self.contends = tuple(config.elections if contends is None else contends)
-        self.observers: list[Observer] = []
+        self.observers: dict[Observer, tuple[str, ...]] = {}
+        """Each with the kinds of events that it is told of; none means all."""
         self.log = logging.getLogger(f"electorate.{id}")
+        self.certificates = Certificates(config, id, self.log) if config.tls else None
+        self.secret = Secret(config.path(config.secret_file, id)) if config.secret_file else None
         self.store = Store(data, config.cluster, id)
         self.counts: Counter[str] = Counter()
         """What was refused or ignored, by reason."""
+        self.figures = Figures()
         self.birth = random.getrandbits(63)
         self.lives = {peer: Life(*life) for peer, life in self.store.peers().items()}
         """The newest life of each peer that was ever met."""
@@ -100,16 +111,18 @@ class Host:
         """My store is not the one that the others may have known, and I have asked them, or will."""
         self.buried: dict[NodeId, Life] = {}
         """The last life of each peer that was seen to end."""
+        self.sockets: set[socket.socket] = set()
+        """What else this process listens on for this node."""
         self.stopping = False
         self.failed: asyncio.Future[str]
         """Done when the node cannot go on, with the reason."""
         self.listener: socket.socket
         """Where it listens. A process that holds this too keeps the address from refusing, and so is not
         believed dead."""
-        self.server: asyncio.Server | None = None
         self.disk = Disk(f"electorate-{id}-store")
         self.timers: dict[Timer, asyncio.TimerHandle] = {}
-        self.strangers: set[Incoming] = set()
+        self.strangers: dict[Incoming, None] = {}
+        """Connections without a greeting, the oldest first."""
         self.incoming: dict[NodeId, Incoming] = {}
         self.leases: dict[str, tuple[Term, float]] = {}
         self.handing_over: set[str] = set()
@@ -142,7 +155,6 @@ class Host:
         host, port = self.config.address(self.id)
         try:
             self.listener = await listen(host, port)
-            self.server = await self.loop.create_server(lambda: Incoming(self), sock=self.listener)
         except OSError as error:
             self.close_store()
             raise UserError(
@@ -152,6 +164,7 @@ class Host:
         addresses = {id: self.config.address(id) for id in self.node.peers}
         self.links = {peer: Link(self, peer, address) for peer, address in addresses.items()}
         fork.running.add(self)
+        self.take_calls()
         self.begin()
         for link in self.links.values():
             link.dial_soon()
@@ -175,19 +188,24 @@ class Host:
         self.forget_timers()
         for link in self.links.values():
             link.close()
-        if self.server:
-            self.server.close()
+        self.refuse_calls()
         for incoming in (*self.incoming.values(), *self.strangers):
-            incoming.transport.close()
+            incoming.abort()
         await asyncio.sleep(0)
         fork.running.discard(self)
         await self.leave_store()
 
+    def refuse_calls(self) -> None:
+        """From now on this address refuses, unless another process holds it."""
+        self.loop.remove_reader(self.listener)
+        self.listener.close()
+
     def descriptors(self) -> list[int]:
         """The files and sockets by which this process is this node."""
-        transports = [incoming.transport for incoming in (*self.incoming.values(), *self.strangers)]
-        transports += [link.outgoing.transport for link in self.links.values() if link.outgoing]
-        sockets = [self.listener, *(transport.get_extra_info("socket") for transport in transports)]
+        taken = [incoming.connection for incoming in (*self.incoming.values(), *self.strangers)]
+        outgoing = [link.outgoing.transport for link in self.links.values() if link.outgoing]
+        dialled = [transport.get_extra_info("socket") for transport in outgoing]
+        sockets = [self.listener, *self.sockets, *taken, *dialled]
         return [self.store.lock, *(socket.fileno() for socket in sockets if socket.fileno() >= 0)]
 
     async def handed_over(self, elections: tuple[str, ...]) -> None:
@@ -231,16 +249,18 @@ class Host:
         self.do(self.node.stalled(now()))
         self.tell("failed", {"reason": reason})
 
-    def observe(self, observer: Observer) -> None:
-        """Tell this one, too, of everything that happens from now on. It must return at once."""
-        self.observers.append(observer)
+    def observe(self, observer: Observer, *kinds: str) -> None:
+        """Tell this one, too, of everything (or of these kinds) that happens from now on. It must return at
+        once."""
+        self.observers[observer] = kinds
 
     def unobserve(self, observer: Observer) -> None:
-        self.observers.remove(observer)
+        del self.observers[observer]
 
     def tell(self, kind: str, what: dict[str, Any]) -> None:
-        for observer in tuple(self.observers):
-            observer(kind, what)
+        for observer, kinds in tuple(self.observers.items()):
+            if not kinds or kind in kinds:
+                observer(kind, what)
 
     # --- wishes and questions --------------------------------------------------------------------
 
@@ -319,7 +339,11 @@ class Host:
 
     def received(self, peer: NodeId, message: Word) -> None:
         if not self.stopping:
-            self.do(self.node.receive(now(), peer, message))
+            at = now()
+            granted = self.node.peers[peer].granted
+            self.do(self.node.receive(at, peer, message))
+            if self.node.peers[peer].granted > granted:
+                self.figures.supported(peer, at - self.node.peers[peer].granted)
             if isinstance(message, Support | Follow):
                 self.tell_leases()
             elif isinstance(message, Recalled):
@@ -331,7 +355,7 @@ class Host:
 
     def tell_leases(self) -> None:
         """Tell the observer of leases that have begun or grown."""
-        if not self.observers:
+        if not any(not kinds or "lease" in kinds for kinds in self.observers.values()):
             return
         for name, election in self.node.leading.items():
             lease = (election.leader_term, min(election.lease, now() + FOREVER))
@@ -345,7 +369,9 @@ class Host:
         if to == self.id:
             self.loop.call_soon(self.hear_myself, self.node, message)
         else:
-            self.links[to].write(frame(message))
+            self.links[to].write(message)
+            if type(message) is Beat:
+                self.figures.sent_beat(to)
 
     def hear_myself(self, node: Node, message: Message) -> None:
         if node is self.node and not self.stopping:
@@ -363,10 +389,13 @@ class Host:
     def save(self, promises: list[Promise]) -> None:
         patience = self.loop.call_later(self.config.timing.lease, self.stalled)
         commit = self.on_disk(self.store.commit, promises)
-        commit.add_done_callback(partial(self.saved, self.outbox, patience))
+        commit.add_done_callback(partial(self.saved, self.outbox, patience, now()))
 
-    def saved(self, outbox: Outbox, patience: asyncio.TimerHandle, commit: asyncio.Future[None]) -> None:
+    def saved(
+        self, outbox: Outbox, patience: asyncio.TimerHandle, asked: float, commit: asyncio.Future[None]
+    ) -> None:
         patience.cancel()
+        self.figures.commit_time.add(now() - asked)
         if self.written(commit) and outbox is self.outbox and not self.stopping:
             outbox.saved()
 
@@ -389,6 +418,7 @@ class Host:
         self.do(self.node.stalled(now()))
 
     def announce(self, view: View) -> None:
+        self.figures.changed(view, now())
         if view.role is not Role.LEADER and self.leases.pop(view.election, None) is not None:
             self.tell("lease", {"election": view.election, "term": view.term, "until": None})
         if view.leader is not None and view.election in self.handing_over:
@@ -417,7 +447,7 @@ class Host:
     def recognises(self, peer: NodeId, life: Life) -> bool:
         """Whether the peer may be in this life; if not, it has forgotten a later one."""
         if reason := self.doubt(peer, life):
-            self.complain("refusing", peer, reason)
+            self.complain("refusing", peer, reason, "lost_store")
         return not reason
 
     def doubt(self, peer: NodeId, life: Life) -> str | None:
@@ -448,6 +478,7 @@ class Host:
         self.do(self.node.connected(now(), peer, life.incarnation))
 
     def lost(self, peer: NodeId) -> None:
+        self.figures.parted(peer)
         self.tell("peer", {"peer": peer, "state": "lost"})
         self.do(self.node.lost(now(), peer, dead=False))
 
@@ -459,7 +490,7 @@ class Host:
             self.do(self.node.lost(now(), peer, dead=True))
 
     def refused_by(self, peer: NodeId, refusal: Refused) -> None:
-        self.complain("refused by", peer, refusal.reason)
+        self.complain("refused by", peer, refusal.reason, "refused_by_peer")
         if self.rejoin and refusal.known >= self.node.incarnation and not self.stopping:
             self.live_again(refusal.known + 1)
 
@@ -473,11 +504,12 @@ class Host:
         for link in self.links.values():
             link.drop()
         for incoming in self.incoming.values():
-            incoming.transport.abort()
+            incoming.abort()
         self.begin()
 
-    def complain(self, how: str, whom: str, reason: str) -> None:
+    def complain(self, how: str, whom: str, reason: str, refusal: Refusal) -> None:
         """Count each complaint; log it when it is new."""
+        self.figures.refusals[refusal] += 1
         complaint = f"{how} {whom}: {reason}"
         if complaint not in self.counts:
             if len(self.counts) >= REASONS:
@@ -488,35 +520,57 @@ class Host:
         self.counts[complaint] += 1
 
     def junk(self, whose: str, error: WireError) -> None:
-        self.complain("junk from", whose, str(error))
+        self.complain("junk from", whose, str(error), "junk")
 
     # --- strangers -----------------------------------------------------------------------------
 
-    def admit(self, incoming: Incoming) -> bool:
-        """Whether there is room for one more that has not greeted."""
-        if self.stopping or len(self.strangers) >= STRANGERS:
+    def take_call(self) -> None:
+        """Somebody calls. If there are too many that have not greeted, the oldest of them has to go, so that
+        strangers who stay cannot keep a member out."""
+        try:
+            connection, _ = self.listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            self.log.error("node %s cannot take calls for a while: %s", self.id, error.strerror)
+            self.loop.remove_reader(self.listener)
+            self.loop.call_later(PAUSE, self.take_calls)
+            return
+        connection.setblocking(False)
+        if len(self.strangers) >= STRANGERS:
             self.counts["too many strangers"] += 1
-            return False
-        self.strangers.add(incoming)
-        return True
+            self.figures.refusals["too_many"] += 1
+            oldest = next(iter(self.strangers))
+            oldest.settle()
+            oldest.abort()
+        self.strangers[Incoming(self, connection)] = None
+
+    def take_calls(self) -> None:
+        if not self.stopping:
+            self.loop.add_reader(self.listener, self.take_call)
 
     def objection(self, greeting: Greeting) -> Refused | None:
         """Why this greeting is not accepted, or None."""
         known = self.known(greeting.node)
+        refusal: Refusal = "lost_store"
         reason: str | None
         if greeting.protocol != PROTOCOL:
+            refusal = "protocol"
             reason = f"I speak protocol {PROTOCOL}, not {greeting.protocol}: upgrade the older of the two"
         elif greeting.cluster != self.config.cluster:
+            refusal = "cluster"
             reason = f"I belong to cluster '{self.config.cluster}', not '{greeting.cluster}'"
         elif greeting.to != self.id:
+            refusal = "wrong_address"
             reason = f"I am node '{self.id}', not '{greeting.to}': check the addresses in the cluster file"
         elif greeting.node not in self.links:
+            refusal = "unknown_node"
             reason = f"node '{greeting.node}' is not in my cluster file"
         else:
             reason = self.doubt(greeting.node, greeting.life)
         if reason is None:
             return None
-        self.complain("refusing", greeting.node[:100], reason)
+        self.complain("refusing", greeting.node[:100], reason, refusal)
         return Refused(reason, known.incarnation if known else 0)
 
     def greeted(self, peer: NodeId, incoming: Incoming, life: Life) -> None:
@@ -525,7 +579,7 @@ class Host:
         older = self.incoming.get(peer)
         self.incoming[peer] = incoming
         if older:
-            older.transport.abort()
+            older.abort()
         self.do(self.node.met(now(), peer, life.incarnation))
         link = self.links[peer]
         if link.again:
@@ -535,22 +589,30 @@ class Host:
         if incoming.peer and self.incoming.get(incoming.peer) is incoming:
             del self.incoming[incoming.peer]
 
+    def standing(self, view: View) -> dict[str, Any]:
+        """What this node knows of one election."""
+        return {
+            "election": view.election,
+            "role": view.role,
+            "leader": view.leader,
+            "term": view.term,
+            "lease_left": round(self.lease_left(view.election), 4),
+        }
+
     def status(self) -> dict[str, Any]:
         """What this node knows, for people and programs."""
         return {
-            "elections": [
-                {
-                    "election": name,
-                    "role": election.view.role,
-                    "leader": election.view.leader,
-                    "term": election.view.term,
-                    "lease_left": round(self.lease_left(name), 4),
-                }
-                for name, election in self.node.elections.items()
-            ],
-            "peers": {peer: "connected" if link.connected else "lost" for peer, link in self.links.items()},
-            "ignored": {**self.node.ignored, **self.counts},
+            "elections": [self.standing(election.view) for election in self.node.elections.values()],
+            "peers": self.peers(),
+            "ignored": self.ignored(),
         }
+
+    def peers(self) -> dict[NodeId, str]:
+        return {peer: "connected" if link.connected else "lost" for peer, link in self.links.items()}
+
+    def ignored(self) -> dict[str, int]:
+        """What was ignored or refused, and how often."""
+        return {**self.node.ignored, **self.counts}
 
 
 async def listen(host: str, port: int) -> socket.socket:
@@ -561,6 +623,7 @@ async def listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(100)
         listener.setblocking(False)
     except OSError:
         listener.close()

@@ -13,17 +13,25 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from typing import TYPE_CHECKING, cast
+import ssl
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
-from electorate.core.model import NodeId
+from electorate.core.model import Message, NodeId
+from electorate.runtime.figures import Refusal
+from electorate.runtime.secret import NONCE, Seal, nonce
+from electorate.runtime.tls import names
 from electorate.runtime.wire import (
     PROTOCOL,
+    Challenge,
     Greeting,
     Life,
+    Proof,
     Refused,
     Welcome,
     WireError,
     answers,
+    encode,
     frame,
     greetings,
     messages,
@@ -64,12 +72,12 @@ class Link:
     def connected(self) -> bool:
         return self.outgoing is not None
 
-    def write(self, data: bytes) -> None:
+    def write(self, message: Message) -> None:
         """Say it with whatever else is said in this turn of the loop."""
         if self.outgoing is not None:
             if not self.buffer:
                 self.host.loop.call_soon(self.flush)
-            self.buffer.append(data)
+            self.buffer.append(frame(message, self.outgoing.seal))
 
     def flush(self) -> None:
         data, self.buffer = b"".join(self.buffer), []
@@ -103,11 +111,17 @@ class Link:
         try:
             async with asyncio.timeout(HANDSHAKE):
                 connected = await reach(*self.address)
-                await self.host.loop.create_connection(lambda: outgoing, sock=connected)
+                outgoing.reached = True
+                await self.host.loop.create_connection(lambda: outgoing, sock=connected, **self.encryption())
                 await outgoing.answered
         except ConnectionRefusedError:
             self.refused_by_system(known)
+        except ssl.SSLCertVerificationError as error:
+            self.distrust(f"its certificate is not to be trusted: {error.verify_message}")
+        except TimeoutError as error:
+            self.host.log.debug("dialling node %s: %s", self.peer, error)
         except OSError as error:
+            outgoing.broke_early = outgoing.reached
             self.host.log.debug("dialling node %s: %s", self.peer, error)
         finally:
             self.dialling = None
@@ -120,6 +134,20 @@ class Link:
         else:
             self.dial_soon(self.pause * random.uniform(0.5, 1.0))
             self.pause = min(2 * self.pause, LONGEST_PAUSE)
+
+    def encryption(self) -> dict[str, Any]:
+        if self.host.certificates is None:
+            return {}
+        self.host.certificates.refresh()
+        return {
+            "ssl": self.host.certificates.client,
+            "server_hostname": "",
+            "ssl_handshake_timeout": HANDSHAKE,
+        }
+
+    def distrust(self, reason: str) -> None:
+        """Who answers there has not proved to be the peer."""
+        self.host.complain("not trusting", self.peer, reason, "secret" if self.host.secret else "certificate")
 
     def refused_by_system(self, known: Life | None) -> None:
         """Nobody listens at the peer's own address, so the life that was known when I dialled is over."""
@@ -171,16 +199,25 @@ class Outgoing(asyncio.Protocol):
         self.life = link.host.life
         self.answered: asyncio.Future[None] = link.host.loop.create_future()
         self.transport: asyncio.Transport
+        self.reached = False
+        """Something has taken the call."""
         self.opened = False
         self.broke_early = False
+        self.greeting: Greeting
+        self.seal: Seal | None = None
+        """What I say bears it, once we have proved to each other that we know the secret."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.opened = True
         tune(self.transport)
-        host = self.link.host
-        greeting = Greeting(PROTOCOL, host.config.cluster, host.id, self.link.peer, self.life)
-        self.transport.write(frame(greeting))
+        host, peer = self.link.host, self.link.peer
+        if host.certificates and not names(certificate_of(self.transport), host.config.cluster, peer):
+            self.link.distrust("its certificate is that of another node")
+            return self.transport.abort()
+        fresh = nonce() if host.secret else b""
+        self.greeting = Greeting(PROTOCOL, host.config.cluster, host.id, peer, self.life, fresh)
+        return self.transport.write(frame(self.greeting))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -190,17 +227,40 @@ class Outgoing(asyncio.Protocol):
             self.link.host.junk(f"an answer of node {self.link.peer}", error)
             self.transport.abort()
 
-    def take(self, answer: Welcome | Refused) -> None:
+    def take(self, answer: Challenge | Welcome | Refused) -> None:
         if self.answered.done():
             raise WireError("a second answer to one greeting")
+        if isinstance(answer, Challenge):
+            return self.prove(answer)
+        if self.link.host.secret and self.seal is None:
+            why = f" ({answer.reason})" if isinstance(answer, Refused) else ""
+            self.link.distrust(f"it answers without a proof that it knows the secret{why}")
+            return self.transport.abort()
         self.answered.set_result(None)
         if isinstance(answer, Welcome):
             self.link.welcomed(self, answer)
         else:
             self.link.refused(answer)
             self.transport.close()
+        return None
+
+    def prove(self, challenge: Challenge) -> None:
+        """It knows the secret, or says so; show that I do."""
+        secret, said = self.link.host.secret, encode(self.greeting)
+        if secret is None:
+            self.link.distrust("it asks for a secret, and I have none: give every node the same secret_file")
+            return self.transport.abort()
+        if self.seal or not secret.is_proof(challenge.proof, "acceptor", said, challenge.nonce):
+            self.link.distrust("it does not know the secret: give every node the same secret_file")
+            return self.transport.abort()
+        self.transport.write(frame(Proof(secret.derive("dialler", said, challenge.nonce))))
+        self.seal = Seal(secret.derive("to acceptor", said, challenge.nonce))
+        self.decoder.seal = Seal(secret.derive("to dialler", said, challenge.nonce))
+        return None
 
     def connection_lost(self, error: Exception | None) -> None:
+        if isinstance(error, ssl.SSLError) and not self.answered.done():
+            self.link.distrust(f"it does not take my certificate: {error.reason}")
         if not self.answered.done():
             self.broke_early = True
             self.answered.set_exception(ConnectionResetError("it broke before the welcome"))
@@ -214,27 +274,52 @@ class Outgoing(asyncio.Protocol):
 
 
 class Incoming(asyncio.Protocol):
-    """One connection that I have accepted: a stranger until it has greeted."""
+    """One connection that I have accepted: a stranger until it has greeted, and proved what it must."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, connection: socket.socket) -> None:
         self.host = host
+        self.connection = connection
         self.peer: NodeId | None = None
         self.strangers = greetings()
         self.words = messages()
-        self.transport: asyncio.Transport
-        self.timeout: asyncio.TimerHandle | None = None
+        self.transport: asyncio.Transport | None = None
+        self.ended = False
+        self.greeting: Greeting | None = None
+        self.nonce = b""
+        """What I have challenged it with."""
+        self.timeout = host.loop.call_later(HANDSHAKE, self.hurry)
+        self.opening = host.loop.create_task(self.open())
+
+    async def open(self) -> None:
+        """Go on in TLS, where that is spoken."""
+        encryption: dict[str, Any] = {}
+        if self.host.certificates:
+            self.host.certificates.refresh()
+            encryption = {"ssl": self.host.certificates.server, "ssl_handshake_timeout": HANDSHAKE}
+        try:
+            await self.host.loop.connect_accepted_socket(lambda: self, self.connection, **encryption)
+        except ssl.SSLError as error:
+            self.host.complain("refusing", "a stranger", f"TLS: {error.reason}", "certificate")
+        except OSError as error:
+            self.host.log.debug("a stranger hung up: %s", error)
+        finally:
+            if self.transport is None:
+                self.connection.close()
+                self.settle()
+
+    def abort(self) -> None:
+        if self.transport:
+            self.transport.abort()
+        else:
+            self.opening.cancel()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         tune(self.transport)
-        if self.host.admit(self):
-            self.timeout = self.host.loop.call_later(HANDSHAKE, self.hurry)
-        else:
-            self.transport.abort()
 
     def hurry(self) -> None:
         self.host.complain("cutting off", "a stranger", "no greeting in time", "no_greeting")
-        self.transport.abort()
+        self.abort()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -245,34 +330,85 @@ class Incoming(asyncio.Protocol):
                     self.host.received(self.peer, word)
         except WireError as error:
             self.host.junk(f"node {self.peer}" if self.peer else "a stranger", error)
-            self.transport.abort()
+            self.abort()
 
     def greet(self, data: bytes) -> bytes:
         """Wait for the greeting, and answer it. Returns the bytes after it."""
         self.strangers.buffer += data
-        greeting = self.strangers.next()
-        if greeting is None:
-            return b""
-        self.settle()
-        refusal = self.host.objection(greeting)
-        if refusal:
-            self.transport.write(frame(refusal))
+        while self.peer is None and (said := self.strangers.next()) is not None:
+            if isinstance(said, Greeting) and self.greeting is None:
+                self.greeting = said
+                self.challenge(said) if self.host.secret else self.answer(said)
+            elif isinstance(said, Proof) and self.greeting and self.nonce:
+                self.judge(said, self.greeting)
+            else:
+                raise WireError("a word out of its turn")
+            if self.ended:
+                return b""
+        return bytes(self.strangers.buffer) if self.peer is not None else b""
+
+    def challenge(self, greeting: Greeting) -> None:
+        """Nothing that it says counts before it has proved to know the secret."""
+        secret = self.host.secret
+        assert secret is not None
+        if len(greeting.nonce) != NONCE:
+            refused = Refused("I want a proof that you know our secret: give every node the same secret_file")
+            return self.refuse("a stranger", refused, "secret")
+        self.nonce = nonce()
+        proof = secret.derive("acceptor", encode(greeting), self.nonce)
+        return self.say(Challenge(self.nonce, proof))
+
+    def judge(self, said: Proof, greeting: Greeting) -> None:
+        secret, text = self.host.secret, encode(greeting)
+        assert secret is not None
+        if not secret.is_proof(said.proof, "dialler", text, self.nonce):
+            return self.refuse("a stranger", Refused("you do not know our secret"), "secret")
+        self.words.seal = Seal(secret.derive("to acceptor", text, self.nonce))
+        return self.answer(greeting, Seal(secret.derive("to dialler", text, self.nonce)))
+
+    def refuse(self, whom: str, refused: Refused, refusal: Refusal) -> None:
+        self.host.complain("refusing", whom, refused.reason, refusal)
+        self.say(refused)
+        self.close()
+
+    def say(self, content: Challenge | Welcome | Refused, seal: Seal | None = None) -> None:
+        if self.transport:
+            self.transport.write(frame(content, seal))
+
+    def close(self) -> None:
+        """Send what has been said, and hang up."""
+        self.ended = True
+        if self.transport:
             self.transport.close()
-            return b""
+
+    def answer(self, greeting: Greeting, seal: Seal | None = None) -> None:
+        """It is who it says, as far as it can prove: a member, or not."""
+        self.settle()
+        cluster = self.host.config.cluster
+        if self.host.certificates and not names(certificate_of(self.transport), cluster, greeting.node):
+            reason = f"your certificate is not that of node '{greeting.node[:100]}'"
+            return self.refuse(greeting.node[:100], Refused(reason), "certificate")
+        refused = self.host.objection(greeting)
+        if refused:
+            self.say(refused, seal)
+            return self.close()
         self.peer = greeting.node
-        self.transport.write(frame(Welcome(self.host.life, self.host.metadata)))
-        self.host.greeted(self.peer, self, greeting.life)
-        return bytes(self.strangers.buffer)
+        self.say(Welcome(self.host.life, self.host.metadata), seal)
+        return self.host.greeted(self.peer, self, greeting.life)
 
     def settle(self) -> None:
         """No longer a stranger."""
-        self.host.strangers.discard(self)
-        if self.timeout:
-            self.timeout.cancel()
+        self.host.strangers.pop(self, None)
+        self.timeout.cancel()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.ended = True
         self.settle()
         self.host.hung_up(self)
+
+
+def certificate_of(transport: asyncio.Transport | None) -> Mapping[str, Any] | None:
+    return cast(Mapping[str, Any], transport.get_extra_info("peercert")) if transport else None
 
 
 async def reach(host: str, port: int) -> socket.socket:

@@ -6,7 +6,9 @@
     messages of the core, until it breaks       nothing more
 
 A frame is four bytes of length (big-endian) and one message. The decoder is fed bytes and yields
-messages; whatever is not one of them raises `WireError`, and the connection is closed.
+messages; whatever is not one of them raises `WireError`, and the connection is closed. Where the nodes share
+a secret, a Challenge and a Proof come in between, and from there on each message is followed by its seal
+(`secret`). Where they have certificates, all this is said through TLS (`tls`).
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from electorate.core.model import (
 from electorate.core.raft import Grant, PreVote, RequestVote
 from electorate.core.ring import Ack, Coordinator, Echo, Probe, Token
 from electorate.core.zab import FollowerInfo, LeaderInfo, Notification
+from electorate.runtime.secret import SEAL, Seal
 
 PROTOCOL = 1
 FRAME_LIMIT = 1 << 20
@@ -98,6 +101,19 @@ class Greeting(msgspec.Struct, frozen=True, tag=True):
     node: NodeId
     to: NodeId
     life: Life
+    nonce: bytes = b""
+    """With a secret: never used before, so that an answer to it cannot be old."""
+
+
+class Challenge(msgspec.Struct, frozen=True, tag=True):
+    """Prove that you know the secret; here is the proof that I do."""
+
+    nonce: bytes
+    proof: bytes
+
+
+class Proof(msgspec.Struct, frozen=True, tag=True):
+    proof: bytes
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
@@ -123,8 +139,17 @@ T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
 
 
-def frame(content: Message | Greeting | Welcome | Refused) -> bytes:
-    body = _encoder.encode(content)
+Content: TypeAlias = Message | Greeting | Challenge | Proof | Welcome | Refused
+
+
+def encode(content: Content) -> bytes:
+    return _encoder.encode(content)
+
+
+def frame(content: Content, seal: Seal | None = None) -> bytes:
+    body = encode(content)
+    if seal is not None:
+        body += seal.code(body)
     return len(body).to_bytes(4) + body
 
 
@@ -135,6 +160,8 @@ class Decoder(Generic[T]):
         self.decoder = msgspec.msgpack.Decoder(type)
         self.limit = limit
         self.buffer = bytearray()
+        self.seal: Seal | None = None
+        """From now on every message must bear one."""
 
     def feed(self, data: bytes) -> Iterator[T]:
         """The frames that are complete now. Raises `WireError` for one that is too long or malformed."""
@@ -153,7 +180,14 @@ class Decoder(Generic[T]):
             return None
         body = bytes(self.buffer[4 : 4 + length])
         del self.buffer[: 4 + length]
-        return self.decode(body)
+        return self.decode(self.unseal(body))
+
+    def unseal(self, body: bytes) -> bytes:
+        if self.seal is None:
+            return body
+        if not self.seal.holds(body[:-SEAL], body[-SEAL:]):
+            raise WireError("a message with a broken seal: it was changed on its way, or is not from there")
+        return body[:-SEAL]
 
     def decode(self, body: bytes) -> T:
         try:
@@ -166,9 +200,9 @@ def messages() -> Decoder[Word]:
     return Decoder(Word, FRAME_LIMIT)  # type: ignore[arg-type]
 
 
-def greetings() -> Decoder[Greeting]:
-    return Decoder(Greeting, GREETING_LIMIT)
+def greetings() -> Decoder[Greeting | Proof]:
+    return Decoder(Greeting | Proof, GREETING_LIMIT)  # type: ignore[arg-type]
 
 
-def answers() -> Decoder[Welcome | Refused]:
-    return Decoder(Welcome | Refused, GREETING_LIMIT)  # type: ignore[arg-type]
+def answers() -> Decoder[Challenge | Welcome | Refused]:
+    return Decoder(Challenge | Welcome | Refused, GREETING_LIMIT)  # type: ignore[arg-type]

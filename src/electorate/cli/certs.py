@@ -1,0 +1,57 @@
+"""`elect certs`: certificates for the nodes of a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from electorate.errors import UserError
+
+app = typer.Typer(
+    help="Make certificates for the nodes of a cluster.", no_args_is_help=True, add_completion=False
+)
+
+Directory = Annotated[Path, typer.Option("--dir", help="Where the files are.")]
+
+
+def authority() -> Any:
+    """What makes certificates; a node needs none of it."""
+    try:
+        from electorate.cli import authority
+    except ModuleNotFoundError:
+        raise UserError("certificates are made by another package: pip install 'electorate[tls]'") from None
+    return authority
+
+
+@app.command()
+def init(
+    cluster: Annotated[str, typer.Option(help="The name of the cluster, as in its file.")],
+    directory: Directory = Path("certs"),
+    days: Annotated[int, typer.Option(help="For how long it is valid.")] = 3650,
+) -> None:
+    """Make the authority: ca.pem, which every node gets, and ca.key, which none does."""
+    authority().make_authority(cluster, directory, days)
+    print(f"Made {directory}/ca.pem and {directory}/ca.key. Keep the key away from the nodes.")
+    print(f"Next: elect certs issue a b c --dir {directory}")
+
+
+@app.command()
+def issue(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The nodes, as in the cluster file.")],
+    directory: Directory = Path("certs"),
+    days: Annotated[int, typer.Option(help="For how long they are valid.")] = 825,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+) -> None:
+    """Make a certificate and a key for each of these nodes, signed by the authority.
+
+    A running node uses a new certificate from its next connection on.
+    """
+    for id in ids:
+        authority().issue_certificate(id, directory, days, force)
+        print(f"Made {directory}/{id}.pem and {directory}/{id}.key, valid for {days} days.")
+    print("Give each node its own two files and ca.pem, and put this into the cluster file:")
+    print("  [tls]")
+    for key, name in (("ca", "ca.pem"), ("cert", "{id}.pem"), ("key", "{id}.key")):
+        print(f'  {key} = "{directory}/{name}"')

@@ -1,0 +1,104 @@
+"""What a host counts as it goes, for whoever measures it: a number added here and there, and no text."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from typing import Literal
+
+from electorate.core.model import NodeId, Role, View
+
+Refusal = Literal[
+    "certificate",
+    "cluster",
+    "junk",
+    "lost_store",
+    "no_greeting",
+    "protocol",
+    "refused_by_peer",
+    "secret",
+    "too_many",
+    "unknown_node",
+    "wrong_address",
+]
+"""Why a connection was refused: few words, so that strangers cannot invent more."""
+
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""The upper bounds of the buckets of every histogram, in seconds; one more bucket holds the rest."""
+
+
+class Histogram:
+    """How often something took how many seconds."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS) + 1)
+        self.total = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.total += seconds
+
+
+class Figures:
+    """The figures of one host since it was made."""
+
+    def __init__(self) -> None:
+        self.elections: Counter[Literal["started", "won", "lost"]] = Counter()
+        """How often this node became a candidate, and what became of that."""
+        self.election_time = Histogram()
+        """From becoming a candidate until a leader is known, whoever it is."""
+        self.failover_time = Histogram()
+        """From the loss of a known leader until the next is known."""
+        self.commit_time = Histogram()
+        self.beats: Counter[NodeId] = Counter()
+        self.missed: Counter[NodeId] = Counter()
+        """Beats to which there was no answer when the next one left."""
+        self.round_trip: dict[NodeId, float] = {}
+        """Seconds from the newest beat that was answered to its answer."""
+        self.refusals: Counter[Refusal] = Counter()
+        self.unanswered: set[NodeId] = set()
+        self.roles: dict[str, Role] = {}
+        self.candidate_since: dict[str, float] = {}
+        self.led: set[str] = set()
+        """The elections of which a leader has been known."""
+        self.leaderless_since: dict[str, float] = {}
+
+    def changed(self, view: View, at: float) -> None:
+        """An election is seen otherwise from this time on."""
+        name = view.election
+        was, self.roles[name] = self.roles.get(name), view.role
+        if view.role is not was:
+            self.count(view.role, was)
+        if view.role is Role.CANDIDATE:
+            self.candidate_since.setdefault(name, at)
+        if view.leader is not None:
+            self.led.add(name)
+            if (since := self.candidate_since.pop(name, None)) is not None:
+                self.election_time.add(at - since)
+            if (since := self.leaderless_since.pop(name, None)) is not None:
+                self.failover_time.add(at - since)
+        elif name in self.led:
+            self.leaderless_since.setdefault(name, at)
+
+    def count(self, role: Role, was: Role | None) -> None:
+        if role is Role.CANDIDATE:
+            self.elections["started"] += 1
+        elif role is Role.LEADER:
+            self.elections["won"] += 1
+        elif was is Role.CANDIDATE:
+            self.elections["lost"] += 1
+
+    def sent_beat(self, to: NodeId) -> None:
+        self.beats[to] += 1
+        if to in self.unanswered:
+            self.missed[to] += 1
+        self.unanswered.add(to)
+
+    def supported(self, by: NodeId, round_trip: float) -> None:
+        self.unanswered.discard(by)
+        self.round_trip[by] = round_trip
+
+    def parted(self, peer: NodeId) -> None:
+        """The connection broke: nothing that was sent on it will be answered, and that is no miss."""
+        self.unanswered.discard(peer)
+        self.round_trip.pop(peer, None)

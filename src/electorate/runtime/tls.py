@@ -1,0 +1,99 @@
+"""Mutual TLS 1.3: both sides show a certificate of the cluster's own authority, which names the node.
+
+A certificate names node `a` of cluster `demo` by the URI `electorate:demo/a` among its subject alternative
+names, because an id may be any text; where the id is a host name, that name as a DNS entry will do, so that
+certificates of a platform's own making can be used.
+
+The files are looked at before each handshake, and read again when they have changed. If they are unusable
+then, that is said, and those that were read before stay in use.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from electorate.core.model import NodeId
+from electorate.errors import UserError
+from electorate.runtime.config import Config
+
+Stamp = tuple[tuple[int, int], ...]
+
+
+def identity(cluster: str, node: NodeId) -> str:
+    """The URI by which a certificate names a node."""
+    return f"electorate:{quote(cluster, safe='')}/{quote(node, safe='')}"
+
+
+def names(certificate: Mapping[str, Any] | None, cluster: str, node: NodeId) -> bool:
+    """Whether the certificate (as `getpeercert` gives it) is that of this node."""
+    subjects = (certificate or {}).get("subjectAltName", ())
+    return ("URI", identity(cluster, node)) in subjects or ("DNS", node) in subjects
+
+
+class Certificates:
+    """The certificate, key and authority of one node. Raises `UserError` if they cannot be used at first."""
+
+    def __init__(self, config: Config, node: NodeId, log: logging.Logger) -> None:
+        assert config.tls is not None
+        self.log = log
+        self.ca, self.cert, self.key = (
+            config.path(name, node) for name in (config.tls.ca, config.tls.cert, config.tls.key)
+        )
+        self.stamp = self.look()
+        try:
+            self.server, self.client = self.read()
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.trouble(error)}; `elect certs issue {node}` makes what is needed"
+            ) from None
+
+    def look(self) -> Stamp:
+        """What tells whether the files have changed."""
+        return tuple(stamp(path) for path in (self.ca, self.cert, self.key))
+
+    def read(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        return self.context(ssl.PROTOCOL_TLS_SERVER), self.context(ssl.PROTOCOL_TLS_CLIENT)
+
+    def context(self, side: int) -> ssl.SSLContext:
+        context = ssl.SSLContext(side)
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False  # the name is that of a node, and checked with its greeting
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(self.ca)
+        context.load_cert_chain(self.cert, self.key, password=no_password)
+        return context
+
+    def refresh(self) -> None:
+        """Before a handshake: if the files have changed, use them as they are now."""
+        seen = self.look()
+        if seen != self.stamp:
+            self.stamp = seen
+            try:
+                self.server, self.client = self.read()
+                self.log.info("using the new certificate in %s", self.cert)
+            except (OSError, ValueError) as error:
+                self.log.error("%s; the one that was read before stays in use", self.trouble(error))
+
+    def trouble(self, error: OSError | ValueError) -> str:
+        if isinstance(error, ssl.SSLError) or not isinstance(error, OSError):
+            why = getattr(error, "reason", None) or str(error)
+            return f"{self.cert} and {self.key}, with {self.ca}, are no certificate that can be used ({why})"
+        missing = next((path for path in (self.ca, self.cert, self.key) if not path.exists()), self.cert)
+        return f"{missing} cannot be read: {error.strerror}"
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_ino)
+
+
+def no_password() -> str:
+    raise ValueError("its key needs a password; store it without one, readable by its owner alone")

@@ -1,0 +1,91 @@
+"""What is asked and what is answered, as JSON: the types that are sent, and that the description shows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from electorate.core.model import NodeId, Role, Term
+
+
+class Leader(msgspec.Struct):
+    """Who leads an election, as far as this node knows."""
+
+    election: str
+    leader: NodeId | None
+    address: str | None
+    term: Term
+    metadata: dict[str, str]
+
+
+class Fitness(msgspec.Struct):
+    """Whether it is so, and if not, why."""
+
+    ok: bool
+    reason: str | None = None
+
+
+class Standing(msgspec.Struct):
+    """What this node knows of one election; `lease_left` is in seconds."""
+
+    election: str
+    role: Role
+    leader: NodeId | None
+    term: Term
+    lease_left: float
+
+
+class Elections(msgspec.Struct):
+    """A page of the elections, in the order of their names; `next` is the `after` of the next page."""
+
+    elections: list[Standing]
+    total: int
+    next: str | None
+
+
+class Status(msgspec.Struct):
+    """What this node knows. Only the first hundred elections are named: `/elections` has all."""
+
+    version: str
+    cluster: str
+    algorithm: str
+    node: NodeId
+    kind: str
+    elections: list[Standing]
+    total: int
+    peers: dict[NodeId, str]
+    ignored: dict[str, int]
+
+
+class Change(msgspec.Struct):
+    """An election as this node sees it from now on."""
+
+    election: str
+    role: Role
+    leader: NodeId | None
+    term: Term
+    secured: bool
+    yielding: bool
+
+
+class Complaint(msgspec.Struct):
+    """What is wrong with a request."""
+
+    error: str
+
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class Transfer(msgspec.Struct, forbid_unknown_fields=True):
+    """Let `to` lead the election."""
+
+    election: Name
+    to: Name
+
+
+class Resign(msgspec.Struct, forbid_unknown_fields=True):
+    """Let another lead the election."""
+
+    election: Name

@@ -1,0 +1,183 @@
+"""What this node measures, for Prometheus: what the host has counted, and what it shows when it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate, islice
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from electorate import __version__
+from electorate.core.model import Role
+from electorate.runtime.figures import BOUNDS, Histogram, Refusal
+from electorate.runtime.host import Host
+
+SERIES = 100
+"""So many elections have series of their own, unless more are asked for."""
+
+
+class Readings(Collector):
+    """The metrics of one host. Of the elections, the first `series` are shown one by one."""
+
+    def __init__(self, host: Host, series: int = SERIES) -> None:
+        self.host = host
+        self.series = series
+
+    def collect(self) -> Iterator[Metric]:
+        config = self.host.config
+        build = {"version": __version__, "algorithm": config.algorithm, "cluster": config.cluster}
+        yield InfoMetricFamily("electorate_build", "What runs here.", build)
+        yield from self.of_each_election()
+        yield from self.of_all_elections()
+        yield from self.of_peers()
+        yield from self.of_refusals()
+
+    def of_each_election(self) -> Iterator[Metric]:
+        host, label = self.host, ["election"]
+        leads = GaugeMetricFamily("electorate_is_leader", "1 while this node provably leads.", labels=label)
+        known = GaugeMetricFamily("electorate_has_leader", "1 while a leader is known.", labels=label)
+        term = GaugeMetricFamily("electorate_term", "The newest term that this node knows.", labels=label)
+        left = GaugeMetricFamily(
+            "electorate_lease_left_seconds", "For how long this node certainly leads.", labels=label
+        )
+        role = GaugeMetricFamily(
+            "electorate_role", "1 for the role that this node has.", labels=["election", "role"]
+        )
+        for name, election in islice(host.node.elections.items(), self.series):
+            view = election.view
+            leads.add_metric([name], host.is_leader(name))
+            known.add_metric([name], view.leader is not None)
+            term.add_metric([name], view.term)
+            left.add_metric([name], host.lease_left(name))
+            for each in Role:
+                role.add_metric([name, each], view.role is each)
+        yield from (leads, known, term, left, role)
+
+    def of_all_elections(self) -> Iterator[Metric]:
+        host, figures = self.host, self.host.figures
+        views = [election.view for election in host.node.elections.values()]
+        roles = Counter(str(view.role) for view in views)
+        yield by_label("electorate_elections", "Elections by the role of this node.", "role", roles, Role)
+        yield GaugeMetricFamily(
+            "electorate_elections_led",
+            "Elections that this node provably leads.",
+            sum(map(host.is_leader, host.node.leading)),
+        )
+        yield GaugeMetricFamily(
+            "electorate_elections_leaderless",
+            "Elections without a known leader.",
+            sum(view.leader is None for view in views),
+        )
+        outcomes = {
+            "started": "How often this node became a candidate.",
+            "won": "How often this node became the leader.",
+            "lost": "How often this node was a candidate in vain.",
+        }
+        for outcome, meaning in outcomes.items():
+            yield CounterMetricFamily(
+                f"electorate_elections_{outcome}",
+                meaning,
+                figures.elections[outcome],  # type: ignore[index]
+            )
+        yield histogram(
+            "electorate_election_duration_seconds",
+            "From becoming a candidate until a leader is known.",
+            figures.election_time,
+        )
+        yield histogram(
+            "electorate_failover_duration_seconds",
+            "From the loss of a known leader until the next is known.",
+            figures.failover_time,
+        )
+        yield histogram(
+            "electorate_store_commit_duration_seconds",
+            "How long promises took to become durable.",
+            figures.commit_time,
+        )
+
+    def of_peers(self) -> Iterator[Metric]:
+        host, figures = self.host, self.host.figures
+        connected = {peer: link.connected for peer, link in host.links.items()}
+        yield by_label("electorate_peer_connected", "1 while this node can write to it.", "peer", connected)
+        yield GaugeMetricFamily(
+            "electorate_quorum_connected",
+            "1 while this node and those it is connected to are a quorum.",
+            host.node.membership.is_quorum(host.node.reachable),
+        )
+        round_trips = figures.round_trip if host.node.leading else {}
+        yield by_label(
+            "electorate_peer_round_trip_seconds",
+            "From the newest answered beat to its answer, while this node leads.",
+            "peer",
+            round_trips,
+        )
+        sent = CounterMetricFamily("electorate_beats_sent", "Beats sent.", labels=["peer"])
+        missed = CounterMetricFamily(
+            "electorate_beats_missed", "Beats without an answer when the next one left.", labels=["peer"]
+        )
+        for peer in host.links:
+            sent.add_metric([peer], figures.beats[peer])
+            missed.add_metric([peer], figures.missed[peer])
+        yield from (sent, missed)
+
+    def of_refusals(self) -> Iterator[Metric]:
+        refusals = CounterMetricFamily(
+            "electorate_refusals", "Connections refused, by reason.", labels=["reason"]
+        )
+        for reason in get_args(Refusal):
+            refusals.add_metric([reason], self.host.figures.refusals[reason])
+        ignored = CounterMetricFamily(
+            "electorate_messages_ignored",
+            "Messages of members that made no sense, by reason.",
+            labels=["reason"],
+        )
+        for why, count in self.host.node.ignored.items():
+            ignored.add_metric([why], count)
+        yield from (refusals, ignored)
+
+
+def by_label(
+    name: str, meaning: str, label: str, values: Mapping[str, float], labels: Iterable[str] | None = None
+) -> GaugeMetricFamily:
+    """A gauge with one label; 0 for what has no value."""
+    gauge = GaugeMetricFamily(name, meaning, labels=[label])
+    for each in values if labels is None else labels:
+        gauge.add_metric([each], values.get(each, 0))
+    return gauge
+
+
+def histogram(name: str, meaning: str, measured: Histogram) -> HistogramMetricFamily:
+    bounds = [*map(str, BOUNDS), "+Inf"]
+    buckets = list(zip(bounds, accumulate(measured.counts), strict=True))
+    return HistogramMetricFamily(name, meaning, buckets, measured.total)
+
+
+class Taken(Collector):
+    """Readings that have been taken."""
+
+    def __init__(self, readings: Iterable[Metric]) -> None:
+        self.readings = tuple(readings)
+
+    def collect(self) -> Iterable[Metric]:
+        return self.readings
+
+
+async def exposition(host: Host, series: int, accept: str) -> tuple[bytes, str]:
+    """All metrics of this host and of its process, and the type of their text. They are read here and now,
+    and written in a thread, which takes longer."""
+    registry = CollectorRegistry()
+    registry.register(Taken(Readings(host, series).collect()))
+    ProcessCollector(registry=registry)
+    encode, kind = choose_encoder(accept)
+    return await asyncio.to_thread(encode, registry), kind

@@ -1,0 +1,281 @@
+"""What a node answers over HTTP: who leads, how it is, what it knows."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from openapi_spec_validator import validate
+
+from electorate import __version__
+from electorate.errors import UserError
+from electorate.web import serving, token
+from electorate.web.app import Api, application
+from electorate.web.events import Events
+from tests.runtime_hosts import E, in_loop, until
+from tests.web_nodes import web_cluster
+
+
+@in_loop
+async def test_the_leader_alone_says_so_and_all_name_it(tmp_path: Path) -> None:
+    async with web_cluster(tmp_path) as cluster:
+        leader = await cluster.agreed()
+        named = {
+            "election": E,
+            "leader": leader.id,
+            "address": leader.config.nodes[leader.id].address,
+            "term": leader.tenure(E)[0],
+            "metadata": {"url": f"https://{leader.id}.example"},
+        }
+        for id in cluster.hosts:
+            for path in ("/leader", "/leader?election=main"):
+                answer = await cluster.get(id, path)
+                assert answer.status_code == (200 if id == leader.id else 503)
+                assert answer.json() == named
+                assert answer.headers["cache-control"] == "no-store"
+
+
+@in_loop
+async def test_the_answer_follows_the_leadership(tmp_path: Path) -> None:
+    async with web_cluster(tmp_path) as cluster:
+        first = await cluster.agreed()
+        await cluster.stop(first.id)
+        second = await cluster.agreed()
+        assert await cluster.status_of("/leader") == {
+            id: 200 if id == second.id else 503 for id in cluster.hosts
+        }
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
+@in_loop
+async def test_a_load_balancer_may_ask_by_other_methods(tmp_path: Path, method: str) -> None:
+    async with web_cluster(tmp_path) as cluster:
+        leader = await cluster.agreed()
+        for id, client in cluster.clients.items():
+            answer = await client.request(method, "/leader")
+            assert answer.status_code == (200 if id == leader.id else 503)
+            assert (answer.content == b"") == (method == "HEAD")
+
+
+@in_loop
+async def test_without_a_lease_nobody_says_that_it_leads(tmp_path: Path) -> None:
+    """The followers hang: the leader's lease runs out, long before it could hear of another leader."""
+    async with web_cluster(tmp_path, timing={"beat": 0.05, "lease": 0.5}) as cluster:
+        leader = await cluster.agreed()
+        for id in cluster.hosts.keys() - {leader.id}:
+            for incoming in cluster.hosts[id].incoming.values():
+                assert incoming.transport
+                assert incoming.transport
+                incoming.transport.pause_reading()
+        await until(lambda: not leader.is_leader(E))
+        assert (await cluster.get(leader.id, "/leader")).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "error"),
+    [
+        ("/leader?election=nope", 404, "there is no election 'nope' here"),
+        ("/events?election=nope", 404, "there is no election 'nope' here"),
+        ("/nothing", 404, "Not Found"),
+        ("/leader/", 404, "Not Found"),
+        ("/transfer", 405, "Method Not Allowed"),
+        ("/elections?limit=1001", 400, "limit is a number from 0 to 1000"),
+        ("/elections?limit=-1", 400, "limit is a number from 0 to 1000"),
+        ("/elections?limit=²", 400, "limit is a number from 0 to 1000"),
+        ("/metrics?series=many", 400, "series is a number from 0 to 100000"),
+    ],
+)
+@in_loop
+async def test_what_cannot_be_answered_is_explained(
+    tmp_path: Path, path: str, status: int, error: str
+) -> None:
+    async with web_cluster(tmp_path, "a") as cluster:
+        answer = await cluster.get("a", path)
+        assert (answer.status_code, answer.json()) == (status, {"error": error})
+
+
+@in_loop
+async def test_a_node_alone_of_three_is_well_but_not_ready(tmp_path: Path) -> None:
+    async with web_cluster(tmp_path, absent="bc") as cluster:
+        assert (await cluster.get("a", "/health")).json() == {"ok": True, "reason": None}
+        answer = await cluster.get("a", "/ready")
+        assert answer.status_code == 503
+        assert answer.json() == {"ok": False, "reason": "it knows no leader, and cannot reach a quorum"}
+        await cluster.serve(await cluster.start("b"))
+        await cluster.agreed()
+        assert await cluster.status_of("/ready") == {"a": 200, "b": 200}
+
+
+@in_loop
+async def test_a_store_that_cannot_write_is_no_health(tmp_path: Path) -> None:
+    async with web_cluster(tmp_path, "a") as cluster:
+        cluster.hosts["a"].store.database.execute("PRAGMA query_only=ON")
+        answer = await cluster.get("a", "/health")
+        assert answer.status_code == 503
+        assert "cannot be written" in answer.json()["reason"]
+        cluster.hosts["a"].store.database.execute("PRAGMA query_only=OFF")
+
+
+@in_loop
+async def test_a_store_that_hangs_is_no_health_and_is_not_asked_again_meanwhile(tmp_path: Path) -> None:
+    async with web_cluster(tmp_path, "a", timing={"beat": 0.05, "lease": 0.3}) as cluster:
+        host = cluster.hosts["a"]
+        other = sqlite3.connect(host.store.directory / "electorate.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        answers = await asyncio.gather(*(cluster.get("a", "/health") for _ in range(20)))
+        assert {answer.status_code for answer in answers} == {503}
+        assert "has taken no write for" in answers[0].json()["reason"]
+        assert host.disk.jobs.qsize() == 0, "all twenty waited for one commit"
+        other.execute("COMMIT")
+        other.close()
+        await until(lambda: host.disk.jobs.empty())
+        async with asyncio.timeout(30):
+            while (await cluster.get("a", "/health")).status_code != 200:
+                pass
+
+
+@in_loop
+async def test_health_writes_at_most_once_a_second(tmp_path: Path) -> None:
+    async with web_cluster(tmp_path, "a") as cluster:
+        host = cluster.hosts["a"]
+        await cluster.agreed()
+        before = host.store.database.total_changes
+        began = host.loop.time()
+        for _ in range(50):
+            assert (await cluster.get("a", "/health")).status_code == 200
+        writes = (host.store.database.total_changes - before) / 2
+        assert 1 <= writes <= 1 + (host.loop.time() - began)
+
+
+@in_loop
+async def test_status_and_elections(tmp_path: Path) -> None:
+    names = [f"e{number:03}" for number in range(250)]
+    async with web_cluster(tmp_path, "ab", elections=names) as cluster:
+        await until(lambda: all(host.leader(name) for host in cluster.hosts.values() for name in names))
+        status = (await cluster.get("a", "/status")).json()
+        assert status["version"] == __version__
+        assert (status["cluster"], status["algorithm"], status["node"]) == ("demo", "raft", "a")
+        assert (status["kind"], status["peers"]) == ("voter", {"b": "connected"})
+        assert (len(status["elections"]), status["total"]) == (100, 250)
+
+        found: list[str] = []
+        page: dict[str, Any] = {"next": ""}
+        while page["next"] is not None:
+            query = {"after": page["next"], "limit": "90"}
+            page = (await cluster.get("a", "/elections", params=query)).json()
+            found += [standing["election"] for standing in page["elections"]]
+        assert found == names
+
+
+@in_loop
+async def test_the_description_is_valid_and_has_every_route(tmp_path: Path) -> None:
+    async with web_cluster(tmp_path, "a") as cluster:
+        host = cluster.hosts["a"]
+        document = (await cluster.get("a", "/openapi.json")).json()
+        validate(document)
+        api = Api(host, Events(host))
+        routes = {
+            (route.path, method)  # type: ignore[attr-defined]
+            for route in application(api).routes
+            for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
+        }
+        api.events.close()
+        assert routes == {
+            (path, method.upper()) for path, methods in document["paths"].items() for method in methods
+        }
+
+
+@in_loop
+async def test_answers_are_what_the_description_says(tmp_path: Path) -> None:
+    async with web_cluster(tmp_path) as cluster:
+        await cluster.agreed()
+        document = (await cluster.get("a", "/openapi.json")).json()
+        for path, methods in document["paths"].items():
+            if "get" not in methods or path == "/events":
+                continue
+            for id in cluster.hosts:
+                answer = await cluster.get(id, path)
+                kind = answer.headers["content-type"].partition(";")[0]
+                schema = methods["get"]["responses"][str(answer.status_code)]["content"][kind].get("schema")
+                if schema:
+                    jsonschema.validate(answer.json(), {**schema, "components": document["components"]})
+
+
+@in_loop
+async def test_an_address_in_use_is_one_sentence(tmp_path: Path) -> None:
+    async with web_cluster(tmp_path, absent="abc") as cluster:
+        port = cluster.http["a"]
+        with socket.socket() as taken:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind(("127.0.0.1", port))
+            taken.listen()
+            host = await cluster.start("a")
+            with pytest.raises(
+                UserError, match=f"node a cannot serve HTTP on 127.0.0.1:{port}: .*nodes.a.http"
+            ):
+                async with serving(host):
+                    pass
+
+
+@in_loop
+async def test_without_an_address_nothing_is_served(tmp_path: Path) -> None:
+    async with web_cluster(tmp_path, absent="abc") as cluster:
+        nodes = {"a": {"address": f"127.0.0.1:{cluster.ports['a']}"}}
+        host = await cluster.start("a", cluster.config(nodes=nodes))
+        async with serving(host):
+            assert host.sockets == set()
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "error"),
+    [
+        (None, 0, "cannot be read .No such file or directory."),
+        (b"", 0o600, "holds no token"),
+        (b" \n", 0o600, "holds no token"),
+        (b"x" * 5000, 0o600, "holds no token"),
+        (b"secret", 0o604, "open to everybody: chmod o="),
+        (b"secret", 0o602, "open to everybody: chmod o="),
+    ],
+)
+def test_an_unfit_token_file_is_one_sentence(
+    tmp_path: Path, content: bytes | None, mode: int, error: str
+) -> None:
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content)
+        path.chmod(mode)
+    with pytest.raises(UserError, match=error):
+        token.read(path)
+
+
+def test_a_token_is_what_the_file_says_without_the_line_end(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(b"secret\n")
+    path.chmod(0o640)
+    assert token.read(path) == b"secret"
+
+
+@in_loop
+async def test_what_it_listens_on_is_let_go_of_by_a_forked_child(tmp_path: Path) -> None:
+    async with web_cluster(tmp_path, "a") as cluster:
+        host = cluster.hosts["a"]
+        [listener] = host.sockets
+        assert listener.getsockname() == ("127.0.0.1", cluster.http["a"])
+        assert listener.fileno() in host.descriptors()
+
+
+@in_loop
+async def test_a_missing_package_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "electorate.web.server", raising=False)
+    async with web_cluster(tmp_path, absent="abc") as cluster:
+        host = await cluster.start("a")
+        with pytest.raises(UserError, match=r"uvicorn.*pip install 'electorate\[web\]'"):
+            async with serving(host):
+                pass
