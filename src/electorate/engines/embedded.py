@@ -167,9 +167,9 @@ class Node:
 
     `id` says which of the configured nodes this is (or ELECTORATE_ID does). The configuration is a file
     (`cluster.toml`, or what ELECTORATE_CONFIG names), or a mapping of the same form; environment variables
-    (`ELECTORATE_*`) come before it, and keyword arguments before both. Promises are kept in the directory `data`
-    (or ELECTORATE_DATA, or `./electorate-CLUSTER-ID`); after its loss, start with `rejoin=True`. `metadata` is a
-    small dictionary that other members learn.
+    (`ELECTORATE_*`) come before it, and keyword arguments before both. Promises are kept in the directory
+    `data` (or ELECTORATE_DATA, or `./electorate-CLUSTER-ID`); after its loss, start with `rejoin=True`.
+    `metadata` is a small dictionary that other members learn.
 
     On entering, it listens and connects; it contends for nothing yet. On leaving, it tells all work that
     rests on its leaderships to end, hands them over, and closes. If the process would die of SIGTERM, it

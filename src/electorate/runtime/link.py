@@ -132,6 +132,9 @@ class Link:
         if outgoing.broke_early and self.host.loop.time() < self.hasty_until:
             self.dial_soon(0.001)
         else:
+            if outgoing.broke_early and self.host.certificates:
+                reason = "it hangs up without a word; if that goes on, its log tells why"
+                self.host.complain("not welcomed by", self.peer, reason, "refused_by_peer")
             self.dial_soon(self.pause * random.uniform(0.5, 1.0))
             self.pause = min(2 * self.pause, LONGEST_PAUSE)
 
@@ -259,8 +262,6 @@ class Outgoing(asyncio.Protocol):
         return None
 
     def connection_lost(self, error: Exception | None) -> None:
-        if isinstance(error, ssl.SSLError) and not self.answered.done():
-            self.link.distrust(f"it does not take my certificate: {error.reason}")
         if not self.answered.done():
             self.broke_early = True
             self.answered.set_exception(ConnectionResetError("it broke before the welcome"))

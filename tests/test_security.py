@@ -1,0 +1,492 @@
+"""Certificates, the shared secret, and strangers: who is not a member is refused, counted, and changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import shutil
+import socket
+import ssl
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from electorate.cli import authority
+from electorate.errors import UserError
+from electorate.runtime import host as host_module
+from electorate.runtime.figures import Refusal
+from electorate.runtime.host import Host
+from electorate.runtime.secret import SEAL, Secret, nonce
+from electorate.runtime.tls import identity
+from electorate.runtime.wire import (
+    PROTOCOL,
+    Challenge,
+    Greeting,
+    Life,
+    Proof,
+    Refused,
+    answers,
+    encode,
+    frame,
+)
+from tests.runtime_hosts import BOUND, Cluster, cluster, crash, in_loop, stranger, until
+
+
+@pytest.fixture(scope="module")
+def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority and its nodes a, b and c; those of another authority are in `other`."""
+    directory = tmp_path_factory.mktemp("certs")
+    for place in (directory, directory / "other"):
+        authority.make_authority("demo", place, 10)
+        for id in "abc":
+            authority.issue_certificate(id, place, 10)
+    expire(directory, "c")
+    return directory
+
+
+def expire(directory: Path, id: str) -> None:
+    """A certificate for the node that ended yesterday: `expired-ID`."""
+    signer, key = authority.read_authority(directory)
+    own = ec.generate_private_key(ec.SECP256R1())
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, id)])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(signer.subject)
+    builder = builder.public_key(own.public_key()).serial_number(7)
+    builder = builder.not_valid_before(yesterday - timedelta(days=1)).not_valid_after(yesterday)
+    names = [x509.UniformResourceIdentifier(identity("demo", id))]
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    authority.write(directory / f"expired-{id}.key", authority.private(own), 0o600)
+    authority.write(
+        directory / f"expired-{id}.pem", authority.public(builder.sign(key, hashes.SHA256())), 0o644
+    )
+
+
+def tls(directory: Path, cert: str = "{id}", ca: Path | None = None) -> dict[str, str]:
+    return {
+        "ca": str((ca or directory) / "ca.pem"),
+        "cert": str(directory / f"{cert}.pem"),
+        "key": str(directory / f"{cert}.key"),
+    }
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    return secret_file(tmp_path / "secret", b"correct horse battery staple\n")
+
+
+def secret_file(path: Path, content: bytes) -> Path:
+    path.touch(0o600)
+    path.write_bytes(content)
+    return path
+
+
+@asynccontextmanager
+async def two_and_one(
+    tmp_path: Path, settings: dict[str, Any], of_c: dict[str, Any]
+) -> AsyncIterator[Cluster]:
+    """a and b elect; then c comes, with other settings."""
+    async with cluster(tmp_path, absent="c", **settings) as at:
+        await at.agreed()
+        with calm(at):
+            config = {**at.settings, **of_c}
+            at.settings = {}
+            await at.start(
+                "c", at.config(**{key: value for key, value in config.items() if value is not None})
+            )
+            yield at
+
+
+@contextmanager
+def calm(at: Cluster) -> Iterator[None]:
+    """All through this those that run have the same leader, in the same term, and its lease never ends."""
+    of = list(at.hosts.values())
+    ids = set(at.hosts)
+    before = [(view.leader, view.term) for host in of if (view := host.view("main"))]
+    seen = len(at.events)
+    yield
+    after = [(view.leader, view.term) for host in of if (view := host.view("main"))]
+    assert before == after
+    assert sum(host.is_leader("main") for host in of) == 1
+    for id, kind, what in at.events[seen:]:
+        if id in ids and kind in ("lease", "view", "stalled"):
+            assert kind == "lease" and what["until"] is not None, (id, kind, what)
+
+
+def complaints(host: Host, *words: str) -> list[str]:
+    return [complaint for complaint in host.counts if all(word in complaint for word in words)]
+
+
+def is_alone(at: Cluster) -> bool:
+    """c reaches nobody, and nobody reaches c."""
+    c = at.hosts["c"]
+    links = [*c.links.values(), at.hosts["a"].links["c"], at.hosts["b"].links["c"]]
+    return not c.incoming and not any(link.connected for link in links)
+
+
+# --- certificates -----------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_with_certificates_they_elect_and_a_crash_is_proved_as_ever(
+    tmp_path: Path, certs: Path
+) -> None:
+    async with cluster(tmp_path, tls=tls(certs), timing={"lease": 60.0, "beat": 0.1}) as at:
+        first = await at.agreed()
+        ciphers = {
+            link.outgoing.transport.get_extra_info("cipher")[1]
+            for link in first.links.values()
+            if link.outgoing
+        }
+        assert ciphers == {"TLSv1.3"}
+        await crash(at, first.id)
+        await at.agreed(but=first.id)
+
+
+@pytest.mark.parametrize(
+    ("case", "at_members", "at_c"),
+    [
+        ("another authority", ["not trusting c", "certificate"], ["certificate"]),
+        ("expired", ["not trusting c", "expired"], []),
+        ("another id", ["not trusting c", "that of another node"], ["refused by", "not that of node 'c'"]),
+        ("none at all", [], []),
+    ],
+)
+@in_loop
+async def test_a_certificate_that_is_not_its_own_keeps_a_node_out(
+    tmp_path: Path, certs: Path, case: str, at_members: list[str], at_c: list[str]
+) -> None:
+    of_c = {
+        "another authority": tls(certs / "other"),
+        "expired": tls(certs, "expired-c"),
+        "another id": tls(certs, "b"),
+        "none at all": None,
+    }[case]
+    async with two_and_one(tmp_path, {"tls": tls(certs)}, {"tls": of_c}) as at:
+        members = (at.hosts["a"], at.hosts["b"])
+        refused: tuple[Refusal, ...] = ("certificate",) if of_c else ("certificate", "no_greeting")
+        await until(lambda: all(any(host.figures.refusals[why] for why in refused) for host in members))
+        await until(lambda: not at_members or all(complaints(host, *at_members) for host in members))
+        await until(lambda: not at_c or complaints(at.hosts["c"], *at_c))
+        assert is_alone(at)
+
+
+@in_loop
+async def test_who_is_trusted_by_another_authority_alone_is_refused_by_the_acceptor(
+    tmp_path: Path, certs: Path
+) -> None:
+    """c trusts the members' authority, but shows what another has signed."""
+    of_c = tls(certs / "other", ca=certs)
+    async with two_and_one(tmp_path, {"tls": tls(certs)}, {"tls": of_c}) as at:
+        await until(lambda: complaints(at.hosts["a"], "refusing", "TLS"))
+        await until(lambda: complaints(at.hosts["c"], "not welcomed by a", "its log tells"))
+        assert is_alone(at)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@in_loop
+async def test_older_tls_or_no_client_certificate_ends_the_handshake(
+    tmp_path: Path, certs: Path, version: ssl.TLSVersion
+) -> None:
+    async with cluster(tmp_path, ids="a", tls=tls(certs)) as at:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.load_verify_locations(certs / "ca.pem")
+        context.maximum_version = version
+        if version is ssl.TLSVersion.TLSv1_2:
+            context.load_cert_chain(certs / "b.pem", certs / "b.key")
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", at.ports["a"], ssl=context)
+            try:
+                if not await reader.read(1):
+                    raise ConnectionResetError
+            finally:
+                writer.transport.abort()
+        await until(lambda: at.hosts["a"].figures.refusals["certificate"])
+
+
+def serial_of(port: int, certs: Path) -> int:
+    """The serial number of the certificate that is served there."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(certs / "ca.pem")
+    context.load_cert_chain(certs / "b.pem", certs / "b.key")
+    with socket.create_connection(("127.0.0.1", port)) as plain, context.wrap_socket(plain) as wrapped:
+        shown = wrapped.getpeercert(binary_form=True)
+        assert shown
+        return x509.load_der_x509_certificate(shown).serial_number
+
+
+@in_loop
+async def test_new_certificates_are_used_without_a_restart(
+    tmp_path: Path, certs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(certs, mine)
+    caplog.set_level("INFO")
+    async with cluster(tmp_path, ids="a", tls=tls(mine)) as at:
+        port = at.ports["a"]
+        first = await asyncio.to_thread(serial_of, port, certs)
+        authority.issue_certificate("a", mine, 10, force=True)
+        second = await asyncio.to_thread(serial_of, port, certs)
+        assert second != first
+        (mine / "a.pem").write_text("no certificate")
+        assert await asyncio.to_thread(serial_of, port, certs) == second
+        assert await asyncio.to_thread(serial_of, port, certs) == second
+        assert caplog.text.count("the one that was read before stays in use") == 1
+        assert "using the new certificate" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda at: (at / "a.key").unlink(), "a.key cannot be read: No such file"),
+        (lambda at: (at / "a.pem").write_text("x"), "are no certificate that can be used"),
+        (lambda at: shutil.copy(at / "b.key", at / "a.key"), "are no certificate that can be used"),
+    ],
+)
+def test_unusable_certificates_are_said_at_the_start(
+    tmp_path: Path, certs: Path, spoil: Any, sentence: str
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(certs, mine)
+    spoil(mine)
+    at = Cluster(tmp_path, {"a": 1}, {"tls": tls(mine)})
+    with pytest.raises(UserError, match=sentence) as error:
+        Host(at.config(), "a", tmp_path / "a")
+    assert "elect certs issue a" in str(error.value)
+    assert not (tmp_path / "a").exists()
+
+
+# --- the shared secret ------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_with_a_secret_they_elect(tmp_path: Path, secret: Path) -> None:
+    async with cluster(tmp_path, secret_file=str(secret)) as at:
+        first = await at.agreed()
+        await at.stop(first.id)
+        await at.agreed(but=first.id)
+
+
+@pytest.mark.parametrize(
+    ("case", "at_a", "at_c"),
+    [
+        (
+            "another",
+            ["not trusting c", "does not know the secret"],
+            ["not trusting", "does not know the secret"],
+        ),
+        ("none", ["not trusting c", "without a proof"], ["refused by", "I want a proof"]),
+    ],
+)
+@in_loop
+async def test_without_the_secret_a_node_is_kept_out(
+    tmp_path: Path, secret: Path, case: str, at_a: list[str], at_c: list[str]
+) -> None:
+    other = secret_file(tmp_path / "other", b"incorrect horse battery staple")
+    of_c = {"secret_file": str(other) if case == "another" else None}
+    async with two_and_one(tmp_path, {"secret_file": str(secret)}, of_c) as at:
+        await until(lambda: complaints(at.hosts["a"], *at_a))
+        await until(lambda: complaints(at.hosts["c"], *at_c))
+        assert at.hosts["a"].figures.refusals["secret"] > 0
+        assert is_alone(at)
+
+
+GREETING = Greeting(PROTOCOL, "demo", "b", "a", Life(1, 1))
+
+
+async def read_frames(reader: asyncio.StreamReader, count: int) -> list[bytes]:
+    async with asyncio.timeout(BOUND):
+        return [await reader.readexactly(int.from_bytes(await reader.readexactly(4))) for _ in range(count)]
+
+
+@in_loop
+async def test_a_handshake_cannot_be_replayed_nor_sent_back(tmp_path: Path, secret: Path) -> None:
+    key = Secret(secret)
+    greeting = Greeting(PROTOCOL, "demo", "b", "a", Life(1, 1), nonce())
+    async with cluster(tmp_path, absent="b", ids="ab", secret_file=str(secret)) as at:
+        a, port = at.hosts["a"], at.ports["a"]
+        async with stranger(port) as member:
+            member.say(frame(greeting))
+            [body] = await read_frames(member.reader, 1)
+            [challenge] = answers().feed(len(body).to_bytes(4) + body)
+            assert isinstance(challenge, Challenge)
+            assert key.is_proof(challenge.proof, "acceptor", encode(greeting), challenge.nonce)
+            recorded = frame(Proof(key.derive("dialler", encode(greeting), challenge.nonce)))
+            member.say(recorded)
+            [welcome] = await read_frames(member.reader, 1)
+            assert len(welcome) > SEAL and "b" in a.incoming
+        await until(lambda: "b" not in a.incoming)
+        refused = a.figures.refusals["secret"]
+        async with stranger(port) as replay:
+            replay.say(frame(greeting) + recorded)
+            await replay.closed()
+        async with stranger(port) as mirror:
+            mirror.say(frame(greeting))
+            [body] = await read_frames(mirror.reader, 1)
+            [challenge] = answers().feed(len(body).to_bytes(4) + body)
+            assert isinstance(challenge, Challenge)
+            mirror.say(frame(Proof(challenge.proof)))
+            await mirror.closed()
+        async with stranger(port) as bare:
+            assert isinstance(await bare.greet(GREETING), Refused)
+        assert a.figures.refusals["secret"] == refused + 3
+        assert "b" not in a.incoming and a.lives.get("b") == Life(1, 1)
+
+
+@pytest.mark.parametrize("tamper", ["a flipped bit", "one twice", "no seal"])
+@in_loop
+async def test_a_message_that_was_tampered_with_ends_the_connection(
+    tmp_path: Path, secret: Path, tamper: str
+) -> None:
+    async with cluster(tmp_path, ids="ab", secret_file=str(secret)) as at:
+        leader = await at.agreed()
+        [follower] = [host for host in at.hosts.values() if host is not leader]
+        link = leader.links[follower.id]
+        assert link.outgoing and link.outgoing.seal
+        view = follower.view("main")
+        incoming = follower.incoming[leader.id]
+        good = frame(GREETING, link.outgoing.seal)
+        said = {
+            "a flipped bit": good[:10] + bytes([good[10] ^ 1]) + good[11:],
+            "one twice": None,
+            "no seal": frame(GREETING),
+        }[tamper]
+        if said is None:
+            link.outgoing.seal.number -= 2
+            said = frame(GREETING, link.outgoing.seal)
+        link.outgoing.transport.write(said)
+        await until(lambda: incoming.ended)
+        assert complaints(follower, f"junk from node {leader.id}", "broken seal")
+        await until(lambda: link.connected and link.outgoing)
+        assert follower.view("main") == view
+
+
+def test_a_secret_must_be_one(tmp_path: Path) -> None:
+    for content, mode, sentence in (
+        (b"correct horse battery staple", 0o644, "can be read by others: chmod 600"),
+        (b"too short", 0o600, "has 9 bytes, and needs 16"),
+    ):
+        path = secret_file(tmp_path / "secret", content)
+        path.chmod(mode)
+        with pytest.raises(UserError, match=sentence):
+            Secret(path)
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        Secret(tmp_path / "none")
+
+
+# --- strangers --------------------------------------------------------------------------------------
+
+KINDS = ("plain", "secret", "tls")
+
+
+def protection(kind: str, certs: Path, secret: Path) -> dict[str, Any]:
+    if kind == "secret":
+        return {"secret_file": str(secret)}
+    return {"tls": tls(certs)} if kind == "tls" else {}
+
+
+JUNK = {
+    "a frame of 1 GiB": (1 << 30).to_bytes(4) + bytes(1000),
+    "a long greeting": (5000).to_bytes(4) + bytes(5004),
+    "no message": (10).to_bytes(4) + bytes(10),
+    "an empty frame": bytes(4),
+    "HTTP": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a word out of its turn": frame(Proof(b"")),
+    "two greetings": frame(GREETING) + frame(GREETING),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@in_loop
+async def test_junk_disturbs_nobody(tmp_path: Path, certs: Path, secret: Path, kind: str) -> None:
+    async with cluster(tmp_path, **protection(kind, certs, secret)) as at:
+        await at.agreed()
+        with calm(at):
+            a = at.hosts["a"]
+            for junk in JUNK.values():
+                if kind == "plain" and junk == JUNK["two greetings"]:
+                    continue
+                before = sum(a.figures.refusals.values())
+                async with stranger(at.ports["a"]) as caller:
+                    caller.say(junk)
+                    await caller.closed()
+                assert sum(a.figures.refusals.values()) > before
+            assert not a.strangers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@in_loop
+async def test_ten_thousand_calls_cost_nothing_and_keep_nobody_out(
+    tmp_path: Path, certs: Path, secret: Path, kind: str
+) -> None:
+    calls = 10_000 if kind == "plain" else 2_000
+    async with cluster(tmp_path, **protection(kind, certs, secret)) as at:
+        await at.agreed()
+        a, port = at.hosts["a"], at.ports["a"]
+        with calm(at):
+            await call(port, 500)
+            gc.collect()
+            tracemalloc.start()
+            before = tracemalloc.get_traced_memory()[0]
+            await call(port, calls // 2)
+            a.links["b"].drop()  # a member comes back in the middle of it
+            at.hosts["b"].links["a"].drop()
+            await call(port, calls // 2)
+            await until(lambda: a.links["b"].connected and at.hosts["b"].links["a"].connected)
+            await until(lambda: not a.strangers)
+            gc.collect()
+            grown = tracemalloc.get_traced_memory()[0] - before
+            tracemalloc.stop()
+        assert grown < 4 << 20  # each that stayed would cost some kilobytes
+        assert sum(a.figures.refusals.values()) >= calls // 2
+        assert len(a.counts) < 20
+
+
+async def call(port: int, times: int) -> None:
+    """So many strangers, a hundred at a time: each says something and is cut off, or hangs up."""
+
+    async def once(number: int) -> None:
+        try:
+            async with stranger(port) as caller:
+                caller.say(b"\xff\xff\xff\xff junk" if number % 2 else b"\0")
+                if number % 2:
+                    await caller.closed()
+        except OSError:
+            return
+
+    for start in range(0, times, 100):
+        await asyncio.gather(*(once(number) for number in range(start, start + 100)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@in_loop
+async def test_who_is_slow_or_silent_keeps_no_member_out(
+    tmp_path: Path, certs: Path, secret: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_module, "STRANGERS", 8)
+    async with cluster(tmp_path, **protection(kind, certs, secret)) as at:
+        await at.agreed()
+        a = at.hosts["a"]
+        with calm(at):
+            opened = [await asyncio.open_connection("127.0.0.1", at.ports["a"]) for _ in range(40)]
+            for _, writer in opened[::2]:
+                writer.write(b"\0")
+            await until(lambda: len(a.strangers) == 8)
+            link = at.hosts["b"].links["a"]
+            before = link.outgoing
+            link.drop()
+            await until(lambda: link.outgoing not in (None, before))
+            assert a.figures.refusals["too_many"] >= 32
+            for _, writer in opened:
+                writer.transport.abort()
+            await until(lambda: not a.strangers)
