@@ -297,7 +297,7 @@ def test_mistakes_are_answered_by_one_line(tmp_path: Path) -> None:
 
 def test_an_address_that_does_not_resolve(tmp_path: Path) -> None:
     path = tmp_path / "cluster.toml"
-    path.write_text('cluster = "demo"\n[nodes.a]\naddress = "nowhere.invalid:7400"\n')
+    path.write_text('cluster = "demo"\ninsecure = true\n[nodes.a]\naddress = "nowhere.invalid:7400"\n')
     done = run("--config", str(path), "--id", "a", "--data", str(tmp_path / "a"))
     assert "node a cannot listen on nowhere.invalid:7400" in complaint(done)
 
@@ -320,6 +320,6 @@ def test_without_a_supervisor_it_tells_people_who_leads(tmp_path: Path) -> None:
         subprocess.Popen([*NODE, *at.arguments("a")], stderr=subprocess.PIPE, text=True) as alone,
     ):
         assert alone.stderr
-        assert any("leader a, term 1" in line for line in alone.stderr)
+        assert any("main: this node leads, term 1" in line for line in alone.stderr)
         alone.terminate()
         assert alone.wait(BOUND) == 0

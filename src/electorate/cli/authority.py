@@ -14,10 +14,21 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from electorate.errors import UserError
 from electorate.runtime.tls import identity
 
+LONGEST = 36500
+"""For how many days at most a certificate is valid."""
+LONGEST_NAME = 64 - len("electorate ")
+
 
 def make_authority(cluster: str, directory: Path, days: int) -> None:
     """ca.pem, which every node gets, and ca.key, which none does."""
-    directory.mkdir(parents=True, exist_ok=True)
+    if len(cluster) > LONGEST_NAME:
+        raise UserError(
+            f"--cluster {cluster}: a certificate has room for {LONGEST_NAME} characters of its name"
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--dir {directory} cannot be made: {error.strerror}") from None
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"electorate {cluster}")])
     builder = certificate(name, name, key.public_key(), days)
@@ -31,6 +42,8 @@ def issue_certificate(id: str, directory: Path, days: int, force: bool = False) 
     """A certificate and a key for this node, signed by the authority in the directory."""
     if not id or "/" in id:
         raise UserError(f"'{id}' is no id of a node")
+    if id == "ca":
+        raise UserError("'ca' is what the files of the authority are called; give the node another id")
     authority, key = read_authority(directory)
     [named] = authority.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     cluster = str(named.value).removeprefix("electorate ")
@@ -51,8 +64,8 @@ def certificate(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
 ) -> x509.CertificateBuilder:
     """Valid from an hour ago, because clocks differ."""
-    if days < 1:
-        raise UserError(f"--days {days}: it would never be valid")
+    if not 1 <= days <= LONGEST:
+        raise UserError(f"--days {days}: a certificate is valid for 1 to {LONGEST} days")
     begin = datetime.now(UTC) - timedelta(hours=1)
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
     builder = builder.serial_number(x509.random_serial_number())

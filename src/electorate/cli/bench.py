@@ -41,6 +41,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int
     fault: str
     lease_s: float
+    tls: bool
     trials: int
     failed: int
     median_s: float | None
@@ -58,6 +59,7 @@ def failover(
     ] = "kill",
     trials: Annotated[int, typer.Option(help="how often")] = 20,
     lease: Annotated[float | None, typer.Option(help="seconds")] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="certificates for the nodes, made once")] = False,
     json: Annotated[bool, typer.Option("--json", help="one JSON line per trial, the summary last")] = False,
 ) -> None:
     """How long is there no agreed leader after the leader was killed, stopped, terminated or handed over?
@@ -72,7 +74,7 @@ def failover(
         raise UserError(f"--trials {trials} measures nothing; ask for at least 1")
     if nodes < 3:
         raise UserError(f"--nodes {nodes} cannot lose a leader and elect another; a failover needs 3 or more")
-    bench = Bench(plan(algorithm, nodes, lease), fault, trials, print_json if json else print_trial)
+    bench = Bench(plan(algorithm, nodes, lease, tls=tls), fault, trials, print_json if json else print_trial)
     summary = run(bench.run())
     if json:
         print_json(summary)
@@ -152,6 +154,7 @@ def summarise(plan: Plan, fault: str, trials: list[Trial], violations: int) -> S
         nodes=plan.nodes,
         fault=fault,
         lease_s=plan.lease,
+        tls=plan.tls,
         trials=len(trials),
         failed=len(trials) - len(times),
         median_s=round(statistics.median(times), 6) if times else None,
@@ -195,6 +198,7 @@ def print_trial(trial: Trial) -> None:
 
 def print_summary(summary: Summary) -> None:
     what = f"{summary.algorithm}, {summary.nodes} nodes, {summary.fault}, lease {ms(summary.lease_s)}"
+    what += ", TLS" if summary.tls else ""
     times = f"median {ms(summary.median_s)}, p95 {ms(summary.p95_s)}, longest {ms(summary.max_s)}"
     print(f"{what}: {times} without a leader")
     print(f"{summary.trials} trials, {summary.failed} failed, {summary.violations} violations")

@@ -30,7 +30,8 @@ from typing import NamedTuple, Self, TypeVar
 
 import msgspec
 
-from electorate.cli.plan import ELECTION, HOST, Plan, reserved_ports
+from electorate.cli.certs import authority
+from electorate.cli.plan import CLUSTER, ELECTION, HOST, Plan, reserved_ports
 from electorate.cli.process import Agreed, Event, Node, State
 from electorate.cli.safety import Ledger
 from electorate.errors import UserError
@@ -95,6 +96,8 @@ class Cluster:
         ports = self.held.enter_context(reserved_ports(self.plan.nodes))
         directory = tempfile.TemporaryDirectory(prefix="electorate-", ignore_cleanup_errors=True)
         self.path = Path(self.held.enter_context(directory))
+        if self.plan.tls:
+            make_certificates(self.plan.ids, self.path / "certs")
         (self.path / "cluster.toml").write_text(self.plan.toml(ports))
         self.nodes = {
             id: Node(id, f"{HOST}:{port}", self) for id, port in zip(self.plan.ids, ports, strict=True)
@@ -303,3 +306,11 @@ class Cluster:
         if self.agreement:
             self.nodes[self.agreement.leader].order(f"transfer {heir} {ELECTION}")
         return at
+
+
+def make_certificates(ids: list[str], directory: Path) -> None:
+    """An authority, and a certificate for each node, for as long as the cluster may last."""
+    made = authority()
+    made.make_authority(CLUSTER, directory, days=1)
+    for id in ids:
+        made.issue_certificate(id, directory, days=1)

@@ -19,6 +19,12 @@ from electorate.errors import UserError
 COMMANDS = {
     "node": "electorate.cli.node:node",
     "run": "electorate.cli.run:run",
+    "status": "electorate.cli.client:status",
+    "leader": "electorate.cli.client:leader",
+    "elections": "electorate.cli.client:elections",
+    "watch": "electorate.cli.client:watch",
+    "transfer": "electorate.cli.client:transfer",
+    "resign": "electorate.cli.client:resign",
     "config": "electorate.cli.config:app",
     "certs": "electorate.cli.certs:app",
     "up": "electorate.cli.up:up",

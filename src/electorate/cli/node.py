@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import stat
@@ -16,32 +15,40 @@ from typing import Annotated, Any, TextIO
 import msgspec
 import typer
 
+from electorate.cli.serve import (
+    ConfigOption,
+    DataOption,
+    IdOption,
+    LogFormat,
+    LogFormatOption,
+    LogLevel,
+    LogLevelOption,
+    RejoinOption,
+    prepare,
+    running,
+)
 from electorate.errors import UserError
 from electorate.runtime.clock import now
-from electorate.runtime.config import Config, load
+from electorate.runtime.config import Config
 from electorate.runtime.host import Host
 
 
 def node(
-    config: Annotated[Path, typer.Option(help="The cluster file, the same for every node.")],
-    id: Annotated[str, typer.Option(help="Which of its nodes this is.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Where promises are kept [./electorate-CLUSTER-ID].")
-    ] = None,
-    rejoin: Annotated[bool, typer.Option(help="The data directory was lost: ask the others first.")] = False,
-    attach: Annotated[bool, typer.Option(help="Speak JSON lines; end when stdin is closed.")] = False,
+    config: ConfigOption,
+    id: IdOption,
+    data: DataOption = None,
+    rejoin: RejoinOption = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    log_level: LogLevelOption = LogLevel.INFO,
+    attach: Annotated[bool, typer.Option("--attach", help="Speak JSON lines on stdin and stdout.")] = False,
 ) -> None:
-    """Run one node until SIGTERM or Ctrl-C; a leader resigns first, so that another leads at once.
+    """Run one node until SIGTERM or Ctrl-C; a leader hands over first.
 
-    Exit code 0: it was told to stop. 1: its store failed. 2: it could not start; the reason is on stderr.
+    Exit code 0: it was told to stop. 1: its store failed. 2: it could not start.
     """
-    cluster = load(config)
-    directory = data or Path(f"electorate-{cluster.cluster}-{id}")
-    logging.basicConfig(
-        level=logging.WARNING if attach else logging.INFO,
-        format="%(asctime)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    if attach and log_level is LogLevel.INFO:
+        log_level = LogLevel.WARNING
+    cluster, directory = prepare(config, id, data, log_format, log_level)
     with runner() as loop:
         sys.exit(loop.run(serve(cluster, id, directory, rejoin, attach)))
 
@@ -66,19 +73,19 @@ async def serve(config: Config, id: str, data: Path, rejoin: bool, attach: bool)
         host = Host(config, id, data, rejoin=rejoin)
         if supervisor:
             host.observe(supervisor.tell)
-        await host.start()
+        async with running(host):
+            if supervisor:
+                supervisor.serve(host)
+            stopped = loop.create_task(stop.wait())
+            await asyncio.wait((stopped, host.failed), return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
     except UserError as error:
         if supervisor:
             supervisor.tell("error", {"message": str(error)})
-            await supervisor.close()
         raise
-    if supervisor:
-        supervisor.serve(host)
-    stopped = loop.create_task(stop.wait())
-    await asyncio.wait((stopped, host.failed), return_when=asyncio.FIRST_COMPLETED)
-    await host.stop()
-    if supervisor:
-        await supervisor.close()
+    finally:
+        if supervisor:
+            await supervisor.close()
     return 1 if host.failed.done() else 0
 
 

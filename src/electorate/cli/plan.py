@@ -12,6 +12,7 @@ import msgspec
 
 from electorate.errors import UserError
 
+CLUSTER = "up"
 ELECTION = "main"
 ALGORITHMS = ("bully", "ring", "raft", "zab")
 QUORUMS = ("majority", "weighted", "hierarchical")
@@ -27,6 +28,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     lease: float = 0.5
     beat: float = 0.1
     quorum: str = "majority"
+    tls: bool = False
+    """Between the nodes, with certificates in the directory `certs`."""
 
     @property
     def ids(self) -> list[str]:
@@ -44,12 +47,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     def toml(self, ports: list[int]) -> str:
         head = [
-            'cluster = "up"',
+            f'cluster = "{CLUSTER}"',
             f'algorithm = "{self.algorithm}"',
             f'elections = ["{ELECTION}"]',
             f'quorum = "{self.quorum}"',
             f"[timing]\nlease = {self.lease}\nbeat = {self.beat}",
         ]
+        if self.tls:
+            files = {"ca": "ca.pem", "cert": "{id}.pem", "key": "{id}.key"}
+            head += ["[tls]", *(f'{key} = "certs/{file}"' for key, file in files.items())]
         nodes = [f'[nodes.{id}]\naddress = "{HOST}:{port}"' for id, port in zip(self.ids, ports, strict=True)]
         return "\n".join([*head, *nodes, ""])
 
@@ -60,6 +66,7 @@ def plan(
     lease: float | None = None,
     beat: float | None = None,
     quorum: str = "majority",
+    tls: bool = False,
 ) -> Plan:
     """The plan that a user's options ask for. Raises UserError if they make no sense."""
     if algorithm not in ALGORITHMS:
@@ -77,7 +84,7 @@ def plan(
             f"--beat {beat:g} is too long for a lease of {lease:g} s: "
             f"make it shorter than a third, {lease / 3:.3g}, so that one lost beat ends no leadership"
         )
-    return Plan(algorithm=algorithm, nodes=nodes, lease=lease, beat=beat, quorum=quorum)
+    return Plan(algorithm=algorithm, nodes=nodes, lease=lease, beat=beat, quorum=quorum, tls=tls)
 
 
 @contextmanager

@@ -17,16 +17,26 @@ import socket
 import subprocess
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
 from electorate.cli import guardian
 from electorate.cli.node import runner
+from electorate.cli.serve import (
+    ConfigOption,
+    DataOption,
+    IdOption,
+    LogFormat,
+    LogFormatOption,
+    LogLevel,
+    LogLevelOption,
+    RejoinOption,
+    prepare,
+    running,
+)
 from electorate.errors import UserError
 from electorate.runtime.clock import now
-from electorate.runtime.config import load
 from electorate.runtime.host import Host
 
 GRACE, MARGIN = 0.25, 0.1
@@ -46,16 +56,15 @@ class Restart(StrEnum):
 
 def run(
     command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="What to run on the leader.")],
-    config: Annotated[Path, typer.Option(envvar="ELECTORATE_CONFIG", help="The cluster file.")],
-    id: Annotated[str, typer.Option(envvar="ELECTORATE_ID", help="Which of its nodes this is.")],
+    config: ConfigOption,
+    id: IdOption,
     election: Annotated[str | None, typer.Option(help="Which election [the first of the file].")] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(envvar="ELECTORATE_DATA", help="Where promises are kept [./electorate-CLUSTER-ID]."),
-    ] = None,
     restart: Annotated[Restart, typer.Option(help="Start it again when it has ended.")] = Restart.ON_FAILURE,
     stop_timeout: Annotated[float, typer.Option(help="Seconds from SIGTERM to SIGKILL.")] = 10.0,
-    rejoin: Annotated[bool, typer.Option(help="The data directory was lost: ask the others first.")] = False,
+    data: DataOption = None,
+    rejoin: RejoinOption = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    log_level: LogLevelOption = LogLevel.INFO,
 ) -> None:
     """Run CMD while this node leads: nowhere else, and never longer.
 
@@ -64,12 +73,10 @@ def run(
     SIGWINCH are passed on. Exits with CMD's code (128 + n if signal n ended it) when CMD has ended and is not
     to be started again; with 0 when told to stop.
     """
-    cluster = load(config)
     if not shutil.which(command[0]):
         raise UserError(f"there is no program '{command[0]}' that can be run; see its name and your PATH")
-    directory = data or Path(f"electorate-{cluster.cluster}-{id}")
+    cluster, directory = prepare(config, id, data, log_format, log_level)
     chosen = election or cluster.elections[0]
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     guardian.adopt_orphans()
     with runner() as loop:
         host = Host(cluster, id, directory, rejoin=rejoin, contends=(chosen,))
@@ -152,16 +159,15 @@ class Run:
         """Until the command has ended for good, or this node is told to stop. Returns the exit code."""
         loop = asyncio.get_running_loop()
         self.over = loop.create_future()
-        self.host.observe(self.observe)
-        await self.host.start()
-        self.ward = await Ward.start(self)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.terminate)
-        for number in FORWARDED:
-            loop.add_signal_handler(number, self.ward.say, "forward", number)
-        self.consider()
-        code = await self.over
-        await self.host.stop()
+        self.host.observe(self.observe, "view", "lease", "failed")
+        async with running(self.host):
+            self.ward = await Ward.start(self)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.terminate)
+            for number in FORWARDED:
+                loop.add_signal_handler(number, self.ward.say, "forward", number)
+            self.consider()
+            code = await self.over
         self.ward.close()
         await asyncio.sleep(0)
         self.ward.process.wait()

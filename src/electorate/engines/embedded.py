@@ -222,7 +222,7 @@ class Node:
     async def start(self) -> None:
         """Listen, connect, and take part. Raises `UserError`."""
         host = Host(self.config, self.id, self.data, rejoin=self.rejoin, metadata=self.metadata, contends=())
-        host.observe(self._observe)
+        host.observe(self._observe, "view", "stalled", "failed")
         await host.start()
         self.host = host
         self.started = True

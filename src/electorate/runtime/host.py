@@ -125,6 +125,8 @@ class Host:
         """Connections without a greeting, the oldest first."""
         self.incoming: dict[NodeId, Incoming] = {}
         self.leases: dict[str, tuple[Term, float]] = {}
+        self.shown: dict[str, tuple[NodeId | None, Term]] = {}
+        """The leader of each election that the log has told of last."""
         self.handing_over: set[str] = set()
         self.handed: asyncio.Future[None]
         self.loop: asyncio.AbstractEventLoop
@@ -425,7 +427,7 @@ class Host:
             self.handing_over.discard(view.election)
             if not (self.handing_over or self.handed.done()):
                 self.handed.set_result(None)
-        self.log.info("%s: %s, leader %s, term %d", view.election, view.role, view.leader, view.term)
+        self.log_change(view)
         self.tell(
             "view",
             {
@@ -435,6 +437,27 @@ class Host:
                 "term": view.term,
                 "secured": view.secured,
                 "yielding": view.yielding,
+            },
+        )
+
+    def log_change(self, view: View) -> None:
+        """One line for each change of leadership."""
+        shown = (view.leader, view.term if view.leader else 0)
+        if self.shown.get(view.election, (None, 0)) == shown:
+            return
+        self.shown[view.election] = shown
+        who = "nobody leads" if view.leader is None else f"{view.leader} leads"
+        self.log.info(
+            "%s: %s, term %d",
+            view.election,
+            "this node leads" if view.leader == self.id else who,
+            view.term,
+            extra={
+                "election": view.election,
+                "node": self.id,
+                "role": view.role.value,
+                "leader": view.leader,
+                "term": view.term,
             },
         )
 
@@ -570,7 +593,11 @@ class Host:
             reason = self.doubt(greeting.node, greeting.life)
         if reason is None:
             return None
-        self.complain("refusing", greeting.node[:100], reason, refusal)
+        if greeting.node in self.links:
+            self.complain("refusing", greeting.node, reason, refusal)
+        else:
+            self.complain("refusing", "a stranger", "it says it is a node that is not mine", refusal)
+            self.log.debug("refusing %.100r: %s", greeting.node, reason)
         return Refused(reason, known.incarnation if known else 0)
 
     def greeted(self, peer: NodeId, incoming: Incoming, life: Life) -> None:

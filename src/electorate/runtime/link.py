@@ -146,6 +146,7 @@ class Link:
             "ssl": self.host.certificates.client,
             "server_hostname": "",
             "ssl_handshake_timeout": HANDSHAKE,
+            "ssl_shutdown_timeout": HANDSHAKE,
         }
 
     def distrust(self, reason: str) -> None:
@@ -296,11 +297,18 @@ class Incoming(asyncio.Protocol):
         encryption: dict[str, Any] = {}
         if self.host.certificates:
             self.host.certificates.refresh()
-            encryption = {"ssl": self.host.certificates.server, "ssl_handshake_timeout": HANDSHAKE}
+            encryption = {
+                "ssl": self.host.certificates.server,
+                "ssl_handshake_timeout": HANDSHAKE,
+                "ssl_shutdown_timeout": HANDSHAKE,
+            }
         try:
             await self.host.loop.connect_accepted_socket(lambda: self, self.connection, **encryption)
         except ssl.SSLError as error:
-            self.host.complain("refusing", "a stranger", f"TLS: {error.reason}", "certificate")
+            self.host.complain(
+                "refusing", "a stranger", "TLS without a certificate to be trusted", "certificate"
+            )
+            self.host.log.debug("a stranger's handshake failed: %s", error)
         except OSError as error:
             self.host.log.debug("a stranger hung up: %s", error)
         finally:
@@ -330,7 +338,11 @@ class Incoming(asyncio.Protocol):
                 for word in self.words.feed(data):
                     self.host.received(self.peer, word)
         except WireError as error:
-            self.host.junk(f"node {self.peer}" if self.peer else "a stranger", error)
+            if self.peer:
+                self.host.junk(f"node {self.peer}", error)
+            else:
+                self.host.complain("junk from", "a stranger", "it is no node, or of another version", "junk")
+                self.host.log.debug("a stranger said: %s", error)
             self.abort()
 
     def greet(self, data: bytes) -> bytes:

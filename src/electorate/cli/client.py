@@ -1,0 +1,346 @@
+"""`elect status`, `leader`, `watch`, `elections`, `transfer` and `resign`: ask or command a node that runs.
+
+The node is found by its data directory on this machine, or by the URL of its HTTP anywhere.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from electorate.errors import UserError
+from electorate.runtime.config import configure
+from electorate.runtime.control import address
+
+FOUND, NONE, USAGE, UNREACHABLE, REFUSED = range(5)
+"""The exit codes: it is so, or there is a leader; there is none; a wrong use of the command; no node answers;
+the node refuses."""
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", envvar="ELECTORATE_CONFIG", help="The cluster file.")
+]
+IdOption = Annotated[str | None, typer.Option("--id", envvar="ELECTORATE_ID", help="Which node to ask.")]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", envvar="ELECTORATE_DATA", help="The data directory of the node.")
+]
+UrlOption = Annotated[str | None, typer.Option("--url", help="Its HTTP, such as http://10.0.0.1:8400.")]
+TokenOption = Annotated[Path | None, typer.Option("--token-file", help="The token that commands over HTTP.")]
+ElectionOption = Annotated[str | None, typer.Option("--election", help="Which [the first of the file].")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
+TimeoutOption = Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")]
+
+
+class Unreachable(Exception):
+    """No node answers there."""
+
+
+class Refused(Exception):
+    """The node does not do it."""
+
+
+class OnThisMachine:
+    """The node with this data directory."""
+
+    def __init__(self, directory: Path, timeout: float) -> None:
+        self.directory = directory
+        self.timeout = timeout
+
+    def ask(self, what: str, **words: str | None) -> Any:
+        return next(self.lines({"ask": what, **words}))
+
+    def watch(self, election: str | None) -> Iterator[Any]:
+        return self.lines({"ask": "watch", "election": election}, None)
+
+    def lines(self, question: dict[str, str | None], then: float | None = 0.0) -> Iterator[Any]:
+        try:
+            with closing(socket.socket(socket.AF_UNIX)) as connection:
+                connection.settimeout(self.timeout)
+                with address(self.directory) as path:
+                    connection.connect(path)
+                connection.sendall(json.dumps(question).encode() + b"\n")
+                if then is None:
+                    connection.settimeout(None)
+                with connection.makefile() as answers:
+                    for line in answers:
+                        yield understood(json.loads(line))
+        except OSError as error:
+            why = error.strerror or "it does not answer in time"
+            raise Unreachable(f"no node runs in {self.directory}: {why}") from None
+        if then is not None:
+            raise Unreachable(f"the node in {self.directory} hung up without an answer")
+
+
+class OverHttp:
+    """The node whose HTTP this is."""
+
+    def __init__(self, url: str, token: str | None, timeout: float) -> None:
+        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+            raise UserError(f"--url {url} is not a URL such as http://10.0.0.1:8400")
+        self.url = url.rstrip("/")
+        self.token = token
+        self.timeout = timeout
+
+    def ask(self, what: str, **words: str | None) -> Any:
+        given = {name: word for name, word in words.items() if word is not None}
+        if what in ("transfer", "resign"):
+            if "election" not in given:
+                given["election"] = self.ask("leader")["election"]
+            with self.open(f"/{what}", json.dumps(given).encode()) as answer:
+                return understood(json.load(answer) | {"done": answer.status == 200})
+        if what == "elections":
+            return {"elections": list(self.pages())}
+        query = f"?{urllib.parse.urlencode(given)}" if given else ""
+        with self.open(f"/{what}{query}") as answer:
+            return understood(json.load(answer))
+
+    def pages(self) -> Iterator[Any]:
+        after = ""
+        while True:
+            with self.open(f"/elections?limit=1000&after={urllib.parse.quote(after)}") as answer:
+                page = understood(json.load(answer))
+            yield from page["elections"]
+            after = page["next"]
+            if not after:
+                return
+
+    def watch(self, election: str | None) -> Iterator[Any]:
+        with self.open("/events", timeout=None) as events:
+            for line in events:
+                if line.startswith(b"data:"):
+                    view = json.loads(line[5:])
+                    if election in (None, view["election"]):
+                        yield view
+
+    def open(self, path: str, body: bytes | None = None, timeout: float | None = -1.0) -> Any:
+        request = urllib.request.Request(self.url + path, body)
+        if body is not None:
+            request.add_header("Content-Type", "application/json")
+            if self.token:
+                request.add_header("Authorization", f"Bearer {self.token}")
+        try:
+            return urllib.request.urlopen(request, timeout=self.timeout if timeout == -1.0 else timeout)
+        except urllib.error.HTTPError as error:
+            if error.code == 503 and path.startswith("/leader"):
+                return error  # it does not lead, but says who does
+            with error:
+                raise Refused(reason(error)) from None
+        except (OSError, http.client.HTTPException) as error:
+            why = getattr(error, "reason", None) or error
+            raise Unreachable(f"no node answers at {self.url}: {why}") from None
+
+
+def reason(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.load(error)["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {error.code}"
+
+
+def understood(answer: Any) -> Any:
+    if "error" in answer:
+        raise Refused(answer["error"])
+    return answer
+
+
+def node(
+    config: Path | None,
+    id: str | None,
+    data: Path | None,
+    url: str | None,
+    token: Path | None,
+    timeout: float,
+) -> OnThisMachine | OverHttp:
+    """The node that the options mean."""
+    if url is not None:
+        try:
+            return OverHttp(url, token.read_text().strip() if token else None, timeout)
+        except OSError as error:
+            raise UserError(f"--token-file {token}: {error.strerror}") from None
+    if data is None and config is not None and id is not None:
+        data = Path(f"electorate-{configure(config).cluster}-{id}")
+    if data is None:
+        raise UserError("say which node: --data DIRECTORY, or --config FILE and --id NODE, or --url URL")
+    return OnThisMachine(data, timeout)
+
+
+def end(code: int, complaint: object = "") -> NoReturn:
+    if complaint:
+        print(f"elect: {complaint}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def status(
+    data: DataOption = None,
+    config: ConfigOption = None,
+    id: IdOption = None,
+    url: UrlOption = None,
+    timeout: TimeoutOption = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """What a node knows: its elections, its peers, and whom it has refused."""
+    answer = asked(node(config, id, data, url, None, timeout), "status")
+    if as_json:
+        print(json.dumps(answer))
+        return
+    print(f"node {answer['node']} of cluster {answer['cluster']}, {answer['algorithm']}, {answer['version']}")
+    show(answer["elections"])
+    for peer, state in answer["peers"].items():
+        print(f"node {peer} is {state}")
+    for why, count in answer["ignored"].items():
+        print(f"{count:5} times: {why}")
+
+
+def elections(
+    data: DataOption = None,
+    config: ConfigOption = None,
+    id: IdOption = None,
+    url: UrlOption = None,
+    timeout: TimeoutOption = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Each election that a node holds, and who leads it."""
+    answer = asked(node(config, id, data, url, None, timeout), "elections")
+    if as_json:
+        print(json.dumps(answer))
+    else:
+        show(answer["elections"])
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """A table on a terminal, columns elsewhere."""
+    titles = ("election", "role", "leader", "term", "lease left")
+    cells = [
+        (row["election"], row["role"], row["leader"] or "-", str(row["term"]), left(row["lease_left"]))
+        for row in rows
+    ]
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*titles)
+        for cell in cells:
+            table.add_row(*cell)
+        Console().print(table)
+    else:
+        widths = [max(len(row[i]) for row in (titles, *cells)) for i in range(len(titles))]
+        for row in (titles, *cells):
+            print("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())
+
+
+def left(seconds: float) -> str:
+    return f"{seconds:.3f} s" if seconds else "-"
+
+
+def leader(
+    election: Annotated[str | None, typer.Argument(help="Which [the first of the file].")] = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    id: IdOption = None,
+    url: UrlOption = None,
+    timeout: TimeoutOption = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the id of the leader. Exit code 0: there is one. 1: there is none. 3: no node answers."""
+    answer = asked(node(config, id, data, url, None, timeout), "leader", election=election)
+    if as_json:
+        print(json.dumps(answer))
+    elif answer["leader"]:
+        print(answer["leader"])
+    end(FOUND if answer["leader"] else NONE)
+
+
+def watch(
+    election: ElectionOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    id: IdOption = None,
+    url: UrlOption = None,
+    timeout: TimeoutOption = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Print who leads, and each change of that, until Ctrl-C or until the node stops (exit code 3)."""
+    last: dict[str, Any] = {}
+    try:
+        for view in node(config, id, data, url, None, timeout).watch(election):
+            told = (view["leader"], view["term"] if view["leader"] else None)
+            if as_json:
+                print(json.dumps(view), flush=True)
+            elif last.get(view["election"]) != told:
+                who = f"{view['leader']} leads" if view["leader"] else "nobody leads"
+                print(f"{view['election']}: {who}, term {view['term']}", flush=True)
+            last[view["election"]] = told
+    except Unreachable as error:
+        end(UNREACHABLE, error)
+    except Refused as error:
+        end(REFUSED, error)
+    except (KeyboardInterrupt, BrokenPipeError):
+        end(FOUND)
+    end(UNREACHABLE, "the node has stopped")
+
+
+def transfer(
+    to: Annotated[str, typer.Argument(help="The node that is to lead.")],
+    election: ElectionOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    id: IdOption = None,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+    timeout: TimeoutOption = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Let the node that leads hand over to another, and say who leads then.
+
+    Exit code 0: it leads. 1: not yet; work has to end first. 3: no node answers. 4: refused; the node that is
+    asked must be the leader.
+    """
+    wish(node(config, id, data, url, token_file, timeout), "transfer", as_json, election=election, to=to)
+
+
+def resign(
+    election: ElectionOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    id: IdOption = None,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+    timeout: TimeoutOption = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Let the node that leads hand over to whoever is next, and say who leads then.
+
+    Exit code 0: another leads. 1: not yet; work has to end first, or nobody else contends. 3: no node
+    answers. 4: refused; the node that is asked must be the leader.
+    """
+    wish(node(config, id, data, url, token_file, timeout), "resign", as_json, election=election)
+
+
+def wish(of: OnThisMachine | OverHttp, what: str, as_json: bool, **words: str | None) -> None:
+    answer = asked(of, what, **words)
+    if as_json:
+        print(json.dumps(answer))
+    elif answer["leader"]:
+        print(f"{answer['leader']} leads, term {answer['term']}")
+    else:
+        print("nobody leads")
+    end(FOUND if answer["done"] else NONE)
+
+
+def asked(of: OnThisMachine | OverHttp, what: str, **words: str | None) -> Any:
+    try:
+        return of.ask(what, **words)
+    except Unreachable as error:
+        end(UNREACHABLE, error)
+    except Refused as error:
+        end(REFUSED, error)

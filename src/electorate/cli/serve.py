@@ -1,0 +1,67 @@
+"""A node as a command runs it: its options, its log, and all that surrounds it while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from electorate.runtime.config import Config, configure
+from electorate.runtime.control import control
+from electorate.runtime.host import Host
+from electorate.runtime.logs import write_logs
+from electorate.runtime.notify import notified
+from electorate.runtime.telemetry import trace_elections
+from electorate.web import serving
+
+
+class LogFormat(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+ConfigOption = Annotated[Path, typer.Option(envvar="ELECTORATE_CONFIG", help="The cluster file.")]
+IdOption = Annotated[str, typer.Option(envvar="ELECTORATE_ID", help="Which of its nodes this is.")]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(envvar="ELECTORATE_DATA", help="Where promises are kept [electorate-CLUSTER-ID]."),
+]
+RejoinOption = Annotated[bool, typer.Option("--rejoin", help="The data is lost: ask the others first.")]
+LogFormatOption = Annotated[LogFormat, typer.Option(help="Log lines for people, or as JSON.")]
+LogLevelOption = Annotated[LogLevel, typer.Option(help="What to log.")]
+
+
+def prepare(
+    file: Path, id: str, data: Path | None, log_format: LogFormat, log_level: LogLevel
+) -> tuple[Config, Path]:
+    """Read the configuration, and begin to log. Raises `UserError`."""
+    config = configure(file)
+    write_logs(log_format.value, log_level.value)
+    return config, data or Path(f"electorate-{config.cluster}-{id}")
+
+
+@asynccontextmanager
+async def running(host: Host) -> AsyncIterator[None]:
+    """Start the host, and let it be asked: on this machine, over HTTP, by systemd. At the end it hands over
+    and stops. Raises `UserError`."""
+    trace_elections(host)
+    await host.start()
+    try:
+        async with control(host), serving(host), notified(host):
+            try:
+                yield
+            finally:
+                await host.stop()
+    finally:
+        await host.stop()

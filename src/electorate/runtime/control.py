@@ -1,0 +1,233 @@
+"""How a node is asked and commanded on its own machine: a socket named `control` in its data directory, which
+only the owner of the directory can reach.
+
+One line of JSON asks, and lines of JSON answer, until the node hangs up:
+
+    {"ask": "status"}                                       what the node knows
+    {"ask": "leader", "election": "main"}                   who leads
+    {"ask": "elections"}                                    each election
+    {"ask": "watch"}                                        each election, then every change
+    {"ask": "transfer", "election": "main", "to": "b"}      hand over; who leads then
+    {"ask": "resign", "election": "main"}
+
+What cannot be done is answered by {"error": ..., "refused": true}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from electorate import __version__
+from electorate.runtime.clock import now
+from electorate.runtime.host import Host
+
+NAME = "control"
+CALLERS = 32
+"""So many may ask at one time."""
+LINE = 4096
+"""The longest question, in bytes."""
+PATIENCE = 10.0
+"""Seconds that a question may take to arrive."""
+UNREAD = 1 << 18
+"""One who watches and leaves so many bytes unread is cut off."""
+OUTCOME = 3
+"""So many leases a command waits for what comes of it."""
+
+
+class Ask(msgspec.Struct, forbid_unknown_fields=True):
+    ask: Literal["status", "leader", "elections", "watch", "transfer", "resign"]
+    election: str | None = None
+    to: str | None = None
+
+
+@contextmanager
+def address(directory: Path) -> Iterator[str]:
+    """The path of the socket: by way of a descriptor, because it may have a hundred bytes at most."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        short = Path(f"/proc/self/fd/{descriptor}")
+        yield str((short if short.exists() else directory) / NAME)
+    finally:
+        os.close(descriptor)
+
+
+@asynccontextmanager
+async def control(host: Host) -> AsyncIterator[None]:
+    """Answer callers for a host that has started."""
+    answering = Answering(host)
+    listening = socket.socket(socket.AF_UNIX)
+    path = host.store.directory / NAME
+    try:
+        path.unlink(missing_ok=True)  # of an earlier process: the directory is ours alone
+        with address(host.store.directory) as short:
+            listening.bind(short)
+        path.chmod(0o600)
+    except OSError as error:
+        listening.close()
+        host.log.warning("node %s cannot be asked on this machine: %s: %s", host.id, path, error.strerror)
+        yield
+        return
+    host.sockets.add(listening)
+    server = await asyncio.start_unix_server(answering.serve, sock=listening, limit=LINE)
+    try:
+        yield
+    finally:
+        server.close()
+        host.sockets.discard(listening)
+        path.unlink(missing_ok=True)
+        await answering.close()
+
+
+class Answering:
+    """The answers of one host."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.callers: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        for caller in self.callers:
+            caller.cancel()
+        if self.callers:
+            await asyncio.wait(self.callers)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.callers.add(task)
+        try:
+            if len(self.callers) <= CALLERS:
+                await self.answer(reader, writer)
+        except (ConnectionError, TimeoutError, asyncio.CancelledError):
+            writer.transport.abort()
+        finally:
+            self.callers.discard(task)
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                asked = msgspec.json.decode(await reader.readline(), type=Ask)
+            if asked.ask == "watch":
+                await self.watch(asked.election, reader, writer)
+            else:
+                say(writer, await self.reply(asked))
+        except (msgspec.MsgspecError, ValueError) as error:
+            say(writer, {"error": str(error), "refused": not isinstance(error, msgspec.MsgspecError)})
+        async with asyncio.timeout(PATIENCE):
+            await writer.drain()
+
+    async def reply(self, asked: Ask) -> Any:
+        host = self.host
+        match asked.ask:
+            case "status":
+                about = {"version": __version__, "cluster": host.config.cluster, "node": host.id}
+                return {**about, "algorithm": host.config.algorithm, **host.status()}
+            case "elections":
+                return {"elections": host.status()["elections"]}
+            case "leader":
+                return self.leader(self.existing(asked.election))
+            case "transfer":
+                return await self.transfer(self.existing(asked.election), asked.to)
+            case _:
+                return await self.resign(self.existing(asked.election))
+
+    def existing(self, election: str | None) -> str:
+        name = election or self.host.config.elections[0]
+        if self.host.view(name) is None:
+            raise ValueError(
+                f"there is no election '{name}' here; there is {', '.join(self.host.node.elections)}"
+            )
+        return name
+
+    def leader(self, election: str) -> dict[str, Any]:
+        known = self.host.leader(election)
+        view = self.host.view(election)
+        return {
+            "election": election,
+            "leader": known.id if known else None,
+            "address": known.address if known else None,
+            "term": view.term if view else 0,
+            "metadata": dict(known.metadata) if known else {},
+        }
+
+    async def transfer(self, election: str, to: str | None) -> dict[str, Any]:
+        if to is None:
+            raise ValueError("say to whom")
+        self.host.log.info("asked on this machine to hand '%s' over to %s", election, to)
+        if election not in self.host.node.leading:
+            raise ValueError(self.who_else(election))
+        self.host.transfer(election, to)
+        return await self.outcome(election, to)
+
+    async def resign(self, election: str) -> dict[str, Any]:
+        self.host.log.info("asked on this machine to resign from '%s'", election)
+        if election not in self.host.node.leading:
+            raise ValueError(self.who_else(election))
+        self.host.resign(election)
+        return await self.outcome(election, None)
+
+    def who_else(self, election: str) -> str:
+        leader = self.leader(election)
+        who = f"node {leader['leader']} does" if leader["leader"] else "nobody does"
+        return f"node {self.host.id} does not lead '{election}': {who}"
+
+    async def outcome(self, election: str, to: str | None) -> dict[str, Any]:
+        """Who leads once that is done, or when there has been time enough for it."""
+        deadline = now() + OUTCOME * self.host.config.timing.lease
+        changed = asyncio.Event()
+
+        def note(kind: str, what: dict[str, Any]) -> None:
+            changed.set()
+
+        self.host.observe(note, "view")
+        try:
+            while not self.is_done(election, to) and (left := deadline - now()) > 0:
+                changed.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), left)
+        finally:
+            self.host.unobserve(note)
+        return {**self.leader(election), "done": self.is_done(election, to)}
+
+    def is_done(self, election: str, to: str | None) -> bool:
+        view = self.host.view(election)
+        if view is None or view.leader is None:
+            return False
+        return view.leader == to if to else view.leader != self.host.id
+
+    async def watch(
+        self, election: str | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """The newest of each election, then every change; until either hangs up."""
+        if election is not None:
+            self.existing(election)
+
+        def tell(kind: str, what: dict[str, Any]) -> None:
+            if election in (None, what["election"]) and not (what["secured"] or what["yielding"]):
+                say(writer, self.leader(what["election"]) | {"role": what["role"]})
+                if writer.transport.get_write_buffer_size() > UNREAD:
+                    writer.transport.abort()
+
+        for name, held in tuple(self.host.node.elections.items()):
+            if election in (None, name):
+                say(writer, self.leader(name) | {"role": held.view.role})
+        self.host.observe(tell, "view")
+        try:
+            await reader.read()
+        finally:
+            self.host.unobserve(tell)
+
+
+def say(writer: asyncio.StreamWriter, what: Any) -> None:
+    writer.write(msgspec.json.encode(what) + b"\n")

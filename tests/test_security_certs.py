@@ -1,0 +1,96 @@
+"""`elect certs`, as typed: what it makes, what it never replaces, and what it says to do next."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from electorate.cli.cluster import make_certificates
+from electorate.cli.plan import CLUSTER, Plan
+from electorate.errors import UserError
+from electorate.runtime.config import load
+from electorate.runtime.host import Host
+
+
+def certs(at: Path, *words: str) -> tuple[int, str]:
+    """Its exit code, and all that it said."""
+    command = [sys.executable, "-m", "electorate.cli.main", "certs", *words]
+    done = subprocess.run(command, cwd=at, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return done.returncode, done.stdout
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    at = tmp_path_factory.mktemp("made")
+    assert certs(at, "init", "--cluster", "demo")[0] == 0
+    assert certs(at, "issue", "a", "nød 1")[0] == 0
+    return at
+
+
+def content(at: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (at / "certs").iterdir()}
+
+
+def test_a_node_starts_with_what_it_says(made: Path, tmp_path: Path) -> None:
+    code, said = certs(made, "issue", "b")
+    assert code == 0
+    table = said[said.index("[tls]") :]
+    nodes = "".join(
+        f'[nodes."{id}"]\naddress = "127.0.0.1:{n}"\n' for n, id in ((7400, "a"), (7401, "nød 1"))
+    )
+    (made / "cluster.toml").write_text(f'cluster = "demo"\n{table}{nodes}')
+    for id in ("a", "nød 1"):
+        host = Host(load(made / "cluster.toml"), id, tmp_path / id)
+        assert host.certificates
+        host.close_store()
+
+
+def test_keys_are_for_their_owner_alone(made: Path) -> None:
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (made / "certs").iterdir()}
+    assert {mode for name, mode in modes.items() if name.endswith(".key")} == {0o600}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("init", "--cluster", "demo"), "certs/ca.key is there already"),
+        (("issue", "a"), "certs/a.key is there already"),
+        (("issue", "ca"), "'ca' is what the files of the authority are called"),
+        (("issue", "ca", "--force"), "'ca' is what the files of the authority are called"),
+        (("issue", "../x"), "'../x' is no id of a node"),
+        (("issue", "x", "--days", "0"), "a certificate is valid for 1 to"),
+        (("issue", "x", "--days", "9999999"), "a certificate is valid for 1 to"),
+        (("issue", "x", "--dir", "nowhere"), "`elect certs init --dir nowhere` makes an authority"),
+        (("init", "--cluster", "demo", "--dir", "certs/a.pem/x"), "cannot be made: Not a directory"),
+        (("init", "--cluster", "c" * 54, "--dir", "long"), "a certificate has room for 53 characters"),
+    ],
+)
+def test_mistakes_are_said_and_change_nothing(made: Path, words: tuple[str, ...], sentence: str) -> None:
+    before = content(made)
+    code, said = certs(made, *words)
+    assert code == 2
+    assert said.startswith("elect: ") and sentence in said and "Traceback" not in said
+    assert content(made) == before
+
+
+def test_force_replaces_the_certificate_of_a_node(made: Path) -> None:
+    before = content(made)
+    assert certs(made, "issue", "a", "--force")[0] == 0
+    changed = {name for name, now in content(made).items() if before.get(name) != now}
+    assert {"a.pem", "a.key"} <= changed and not changed & {"ca.pem", "ca.key"}
+
+
+def test_the_bench_makes_certificates_that_its_nodes_can_use(tmp_path: Path) -> None:
+    (tmp_path / "cluster.toml").write_text(Plan(tls=True).toml([7400, 7401, 7402]))
+    config = load(tmp_path / "cluster.toml")
+    assert config.cluster == CLUSTER
+    with pytest.raises(UserError, match="elect certs issue a"):
+        Host(config, "a", tmp_path / "a")
+    make_certificates(["a"], tmp_path / "certs")
+    host = Host(config, "a", tmp_path / "a")
+    assert host.certificates
+    host.close_store()
