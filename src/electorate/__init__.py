@@ -11,7 +11,7 @@ Four algorithms (Bully, Ring, Raft, ZAB) decide who tries; a quorum decides who 
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from electorate.version import __version__
 
 __all__ = [
     "Election",
@@ -25,6 +25,7 @@ __all__ = [
     "SQLiteFence",
     "StaleToken",
     "UserError",
+    "__version__",
     "connect",
 ]
 

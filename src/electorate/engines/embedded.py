@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +23,10 @@ from electorate.engines.url import URL
 from electorate.errors import UserError
 from electorate.leadership import Loss, Timekeeper
 from electorate.runtime.config import Config, configure
+from electorate.runtime.control import control
 from electorate.runtime.host import Host
+from electorate.runtime.telemetry import trace_elections
+from electorate.web import serving
 
 log = logging.getLogger("electorate")
 
@@ -203,6 +206,8 @@ class Node:
         self.elections: dict[str, EmbeddedElection] = {}
         self.host: Host
         self.started = False
+        self._around = AsyncExitStack()
+        """What lets the node be asked, on this machine and over HTTP."""
         self._terminated = False
         if id not in self.config.nodes:
             raise UserError(f"node '{id}' is not in the cluster file; it has {', '.join(self.config.nodes)}")
@@ -223,9 +228,16 @@ class Node:
         """Listen, connect, and take part. Raises `UserError`."""
         host = Host(self.config, self.id, self.data, rejoin=self.rejoin, metadata=self.metadata, contends=())
         host.observe(self._observe, "view", "stalled", "failed")
+        trace_elections(host)
         await host.start()
         self.host = host
         self.started = True
+        try:
+            await self._around.enter_async_context(control(host))
+            await self._around.enter_async_context(serving(host))
+        except BaseException:
+            await self.stop()
+            raise
         for election in self.elections.values():
             election.apply_position()
             if election.contends:
@@ -243,6 +255,7 @@ class Node:
             while election.leaderships:
                 await asyncio.wait([election.change()])
         await self.host.stop()
+        await self._around.aclose()
         self.started = False
         for election in self.elections.values():
             election.close()

@@ -25,9 +25,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from electorate import __version__
 from electorate.runtime.clock import now
 from electorate.runtime.host import Host
+from electorate.version import __version__
 
 NAME = "control"
 CALLERS = 32

@@ -20,12 +20,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from electorate import __version__
 from electorate.core.model import View
 from electorate.errors import UserError
 from electorate.runtime.clock import now
 from electorate.runtime.host import Host
 from electorate.runtime.store import remedy
+from electorate.version import __version__
 from electorate.web import metrics, token
 from electorate.web.answers import (
     Complaint,

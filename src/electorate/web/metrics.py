@@ -18,10 +18,10 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from electorate import __version__
 from electorate.core.model import Role
 from electorate.runtime.figures import BOUNDS, Histogram, Refusal
 from electorate.runtime.host import Host
+from electorate.version import __version__
 
 SERIES = 100
 """So many elections have series of their own, unless more are asked for."""

@@ -10,7 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from electorate import __version__
+from electorate.version import __version__
 from electorate.web.answers import Change
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
