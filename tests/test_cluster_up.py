@@ -70,6 +70,11 @@ def wait_for_end(pid: int) -> None:
             os.close(descriptor)
 
 
+def wait_until_stopped(pid: int) -> None:
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        os.sched_yield()
+
+
 def test_it_shows_every_event_and_leaves_nothing_behind(tmp_path: Path) -> None:
     done = elect(tmp_path, "up", "--json", "--for", "3")
     assert done.returncode == 0, done.stderr
@@ -104,6 +109,7 @@ def test_no_node_outlives_it_when_it_is_killed(tmp_path: Path) -> None:
     with running_up(tmp_path) as up:
         pids = until_agreed(up)
         os.kill(pids[0], signal.SIGSTOP)
+        wait_until_stopped(pids[0])
         up.kill()
     for pid in pids:
         wait_for_end(pid)

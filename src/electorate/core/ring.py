@@ -184,6 +184,8 @@ class Ring(Elector):
         best = message.leader if isinstance(message, Coordinator) else message.initiator
         if best not in self.node.membership.candidates:
             self.node.ignore("a round for one who may not lead")
+        elif isinstance(message, Token) and not self.is_sound(message):
+            self.node.ignore("a token of those who may not lead")
         elif self.role is Role.LEADER:
             self.answer_as_leader(best, message)
         elif self.is_sticky(speaker(message)):
@@ -196,6 +198,11 @@ class Ring(Elector):
             self.node.ignore("a token whose initiator is gone")
         else:
             self.on_token(message)
+
+    def is_sound(self, token: Token) -> bool:
+        """Whether it bears somebody, and nobody who may not lead."""
+        candidates = self.node.membership.candidates
+        return bool(token.contenders) and all(id in candidates for id, _ in token.contenders)
 
     def answer_as_leader(self, best: NodeId, message: Token | Coordinator) -> None:
         """Somebody has missed me: tell it that I lead, or hand over if it asks with a better rank."""
@@ -292,7 +299,7 @@ class ChangRoberts(Ring):
     """A token goes on past lesser contenders only, so the best one's alone comes home."""
 
     def on_token(self, token: Token) -> None:
-        [(candidate, position)] = token.contenders
+        candidate, position = token.contenders[0]
         if candidate == self.me:
             self.proclaim((self.me, self.position), token.term)
         elif self.available and self.rank > self.rank_of(candidate, position):
