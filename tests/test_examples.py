@@ -130,6 +130,19 @@ def test_a_worker_fails_over(name: str, tmp_path: Path) -> None:
         example.check()
 
 
+def test_a_script_runs_on_the_leader_alone(tmp_path: Path) -> None:
+    options = ("--config", "cluster.toml", "--election", "backup")
+    run = (str(Path(sys.executable).with_name("elect")), "run", *options)
+    with trio(tmp_path) as example:
+        for id in "abc":
+            example.start(id, *run, "--id", id, "--", str(EXAMPLES / "backup.sh"))
+        first, second = fail_over(example, 128 + signal.SIGTERM)
+        assert f"{second} stops" in example.text()
+        example.start(first, *run, "--id", first, "--", str(EXAMPLES / "backup.sh"))
+        example.worker(second)
+        example.check()
+
+
 def test_the_web_service_tells_where_the_leader_serves(tmp_path: Path) -> None:
     with trio(tmp_path) as example, reserved_ports(3) as ports:
         port = dict(zip("abc", ports, strict=True))

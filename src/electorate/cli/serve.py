@@ -58,9 +58,10 @@ async def running(host: Host) -> AsyncIterator[None]:
     trace_elections(host)
     await host.start()
     try:
-        async with control(host), serving(host), notified(host):
+        async with control(host), serving(host):
             try:
-                yield
+                async with notified(host):
+                    yield
             finally:
                 await host.stop()
     finally:

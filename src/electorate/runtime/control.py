@@ -70,6 +70,7 @@ async def control(host: Host) -> AsyncIterator[None]:
         with address(host.store.directory) as short:
             listening.bind(short)
         path.chmod(0o600)
+        ours = path.stat().st_ino
     except OSError as error:
         listening.close()
         host.log.warning("node %s cannot be asked on this machine: %s: %s", host.id, path, error.strerror)
@@ -82,7 +83,9 @@ async def control(host: Host) -> AsyncIterator[None]:
     finally:
         server.close()
         host.sockets.discard(listening)
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if path.stat().st_ino == ours:  # and not of a node that has come after us
+                path.unlink()
         await answering.close()
 
 
@@ -106,6 +109,8 @@ class Answering:
         try:
             if len(self.callers) <= CALLERS:
                 await self.answer(reader, writer)
+            else:
+                say(writer, {"error": f"{CALLERS} others are asking: try again", "refused": True})
         except (ConnectionError, TimeoutError, asyncio.CancelledError):
             writer.transport.abort()
         finally:
@@ -116,8 +121,7 @@ class Answering:
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
-                asked = msgspec.json.decode(await reader.readline(), type=Ask)
+            asked = msgspec.json.decode(await self.question(reader), type=Ask)
             if asked.ask == "watch":
                 await self.watch(asked.election, reader, writer)
             else:
@@ -126,6 +130,15 @@ class Answering:
             say(writer, {"error": str(error), "refused": not isinstance(error, msgspec.MsgspecError)})
         async with asyncio.timeout(PATIENCE):
             await writer.drain()
+
+    async def question(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await reader.readline()
+        except TimeoutError:
+            raise ValueError(f"no question came within {PATIENCE:g} seconds") from None
+        except ValueError:
+            raise ValueError(f"a question has {LINE} bytes at most, and ends with a line feed") from None
 
     async def reply(self, asked: Ask) -> Any:
         host = self.host

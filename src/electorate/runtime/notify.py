@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from electorate.errors import UserError
 from electorate.runtime.host import Host
 
 
@@ -20,16 +21,20 @@ def notify(message: str) -> None:
     name = os.environ.get("NOTIFY_SOCKET")
     if name:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sending:
+            sending.setblocking(False)
             sending.connect("\0" + name[1:] if name.startswith("@") else name)
             sending.sendall(message.encode())
 
 
 def watchdog_pause() -> float | None:
-    """Seconds between two signs of life: half of what systemd waits for one. None if it waits for none."""
+    """Seconds between two signs of life: half of what systemd waits for one. None if it waits for none.
+    Raises `UserError`."""
     if os.environ.get("WATCHDOG_PID") not in (None, str(os.getpid())):
         return None
-    wait = os.environ.get("WATCHDOG_USEC")
-    return int(wait) / 2e6 if wait else None
+    wait = os.environ.get("WATCHDOG_USEC", "0")
+    if not wait.isdecimal():
+        raise UserError(f"WATCHDOG_USEC={wait} is not a number of microseconds: let systemd set it")
+    return int(wait) / 2e6 or None
 
 
 @asynccontextmanager
@@ -39,18 +44,31 @@ async def notified(host: Host) -> AsyncIterator[None]:
         yield
         return
 
+    pause = watchdog_pause()
+    deaf = False
+
+    def say(message: str) -> None:
+        """A supervisor that cannot be told is no reason to stop leading."""
+        nonlocal deaf
+        try:
+            notify(message)
+            deaf = False
+        except OSError as error:
+            if not deaf:
+                host.log.warning("systemd cannot be told how it goes: NOTIFY_SOCKET: %s", error.strerror)
+            deaf = True
+
     def tell(kind: str, what: dict[str, Any]) -> None:
         if what["election"] == host.config.elections[0]:
-            notify(f"STATUS={what['election']}: {what['role']}, leader {what['leader']}, term {what['term']}")
+            say(f"STATUS={what['election']}: {what['role']}, leader {what['leader']}, term {what['term']}")
 
     async def live(pause: float) -> None:
         while True:
-            notify("WATCHDOG=1")
+            say("WATCHDOG=1")
             await asyncio.sleep(pause)
 
-    notify("READY=1")
+    say("READY=1")
     host.observe(tell, "view")
-    pause = watchdog_pause()
     living = asyncio.create_task(live(pause)) if pause else None
     try:
         yield
@@ -58,4 +76,4 @@ async def notified(host: Host) -> AsyncIterator[None]:
         host.unobserve(tell)
         if living:
             living.cancel()
-        notify("STOPPING=1")
+        say("STOPPING=1")

@@ -1,0 +1,1 @@
+"""Explores the core exhaustively: every order of messages, losses, crashes and suspicions, within bounds."""

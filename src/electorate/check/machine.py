@@ -1,0 +1,410 @@
+"""One node as the checker sees it: the very `core.Node`, its disk and its timers, as a value.
+
+A node is a pure function of its state and the event, so each pair of them is run once, on a copy of the
+real object, and remembered. All times in a state are relative to the node's own clock, and whatever lies so
+far in the past that it cannot matter any more is forgotten; so a state that has been before is recognised.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from copy import copy
+from hashlib import blake2b
+from typing import Any, NamedTuple, TypeAlias
+
+from electorate.core.model import (
+    NOBODY,
+    Accept,
+    Membership,
+    Message,
+    NodeId,
+    Promise,
+    Refuse,
+    Resign,
+    Role,
+    Settings,
+    Term,
+    Timer,
+    View,
+)
+from electorate.core.node import Node
+from electorate.core.outbox import Outbox
+from electorate.core.ring import Coordinator
+
+Event: TypeAlias = tuple[Any, ...]
+"""A method of `core.Node` and its arguments after `now`; or one of those below."""
+START, CRASH, TEAR, COMMIT, PASS, RENUMBER = "start", "crash", "tear", "commit", "pass", "renumber"
+
+PAUSES = 1
+"""Failures in a row are counted up to here: they only lengthen pauses, and clocks are free."""
+NEVER = float("-inf")
+
+
+class Armed(NamedTuple):
+    """A timer that fires some time between these two, from now on."""
+
+    timer: Timer
+    low: float
+    high: float
+
+
+class Machine:
+    """One node at one moment. Two with the same `digest` are the same."""
+
+    __slots__ = ("digest", "disk", "id", "incarnation", "node", "queue", "renamed", "sort", "timers")
+
+    def __init__(
+        self,
+        id: NodeId,
+        node: Node | None,
+        disk: dict[str, Promise],
+        incarnation: int,
+        timers: tuple[Armed, ...],
+        queue: tuple[Any, ...],
+    ) -> None:
+        self.id = id
+        self.node = node
+        """None while it is down."""
+        self.disk = disk
+        self.incarnation = incarnation
+        self.timers = timers
+        self.queue = queue
+        """What waits for a commit under way, if disks are slow: see `core.outbox`."""
+        self.digest = digest(self.key())
+        self.renamed: dict[tuple[NodeId, ...], int] = {}
+
+    @property
+    def numbered(self) -> bool:
+        """It has counted beats."""
+        return self.node is not None and self.node.beats.seq != self.incarnation << 32
+
+    def key(self) -> tuple[Any, ...]:
+        inside = None if self.node is None else frozen(self.node)
+        return (
+            self.id,
+            inside,
+            frozenset(self.disk.items()),
+            self.incarnation,
+            frozenset(self.timers),
+            self.queue,
+        )
+
+
+class Step(NamedTuple):
+    """What came of one event at one node."""
+
+    machine: Machine
+    sent: tuple[tuple[NodeId, Message], ...]
+    facts: frozenset[tuple[str, str, Term, NodeId]]
+    """Who has led, held a lease, or was followed, for what election and in which term."""
+    problems: tuple[str, ...]
+    """How the node has broken I4."""
+    marks: frozenset[str]
+    """What this shows to be possible."""
+    saves: int
+    """How many commits the event called for."""
+
+
+class Recorder:
+    """The driver of one step: does nothing, and notes everything. Disks are prompt unless they are `slow`."""
+
+    def __init__(self, machine: Machine, slow: bool, elapsed: float) -> None:
+        self.id = machine.id
+        self.slow = slow
+        self.disk = dict(machine.disk)
+        self.timers = {
+            timer: Armed(timer, max(low - elapsed, 0.0), max(high - elapsed, 0.0))
+            for timer, low, high in machine.timers
+        }
+        self.sent: list[tuple[NodeId, Message]] = []
+        self.views: list[View] = []
+        self.problems: list[str] = []
+        self.saves = 0
+        self.torn_at: int | None = None
+        self.gone = False
+        self.outbox = Outbox(self)
+        waiting, self.saving = (machine.queue or ((), ()))[:2]
+        self.outbox.queue.extend(waiting)
+        self.outbox.committing = len(self.saving)
+
+    def transmit(self, to: NodeId, message: Message) -> None:
+        if self.gone:
+            return
+        self.sent.append((to, message))
+        claimant = backed_by(self.id, to, message)
+        if claimant is not None:
+            self.check_durable(claimant, message)
+
+    def check_durable(self, claimant: NodeId, message: Any) -> None:
+        promise = self.disk.get(message.election, Promise(message.election))
+        if promise.term < message.term or (promise.term == message.term and promise.backed != claimant):
+            self.problems.append(
+                f"I4: {self.id} backed {claimant} in term {message.term} before it was durable"
+            )
+
+    def arm(self, timer: Timer, low: float, high: float) -> None:
+        if not self.gone:
+            self.timers[timer] = Armed(timer, max(low, 0.0), max(low, high, 0.0))
+
+    def disarm(self, timer: Timer) -> None:
+        if not self.gone:
+            self.timers.pop(timer, None)
+
+    def announce(self, view: View) -> None:
+        if not self.gone:
+            self.views.append(view)
+
+    def save(self, promises: list[Promise]) -> None:
+        self.saves += 1
+        if self.saves == self.torn_at:
+            self.gone = True
+        self.saving = tuple(promises)
+
+    def commit(self) -> None:
+        """What is being saved is on the disk now."""
+        for promise in self.saving:
+            before = self.disk.get(promise.election, Promise(promise.election))
+            if promise.term == before.term and before.backed not in (None, NOBODY, promise.backed):
+                self.problems.append(
+                    f"I4: {self.id} backed {before.backed} and {promise.backed} in term {promise.term}"
+                )
+            if promise.term < before.term:
+                self.problems.append(f"I4: {self.id} went back from term {before.term} to {promise.term}")
+            self.disk[promise.election] = promise
+        self.saving = ()
+        self.outbox.saved()
+
+    def perform(self, effects: Iterable[Any]) -> None:
+        self.outbox.perform(effects)
+        while self.outbox.committing and not self.slow and not self.gone:
+            self.commit()
+
+    def hear_myself(self, node: Node, now: float) -> None:
+        """What a node says to itself arrives at once."""
+        while mine := [message for to, message in self.sent if to == self.id]:
+            self.sent = [(to, message) for to, message in self.sent if to != self.id]
+            for message in mine:
+                self.perform(node.receive(now, self.id, message))
+
+    @property
+    def queue(self) -> tuple[Any, ...]:
+        return (tuple(self.outbox.queue), self.saving) if self.outbox.queue else ()
+
+
+def backed_by(voter: NodeId, to: NodeId, message: Message) -> NodeId | None:
+    """Whom this message says that the voter backs."""
+    if isinstance(message, Accept):
+        return to
+    if isinstance(message, Coordinator) and voter in message.backers:
+        return message.leader
+    return None
+
+
+class Machines:
+    """All that nodes of one cluster can do: `step` runs the real code, once for each state and event."""
+
+    def __init__(self, membership: Membership, settings: Settings, slow_disk: bool = False) -> None:
+        self.membership = membership
+        self.settings = settings
+        self.slow_disk = slow_disk
+        self.known: dict[int, Machine] = {}
+        self.steps: dict[tuple[int, Event], Step] = {}
+
+    def blank(self, id: NodeId) -> Machine:
+        """A node that has never run."""
+        return self.intern(Machine(id, None, {}, 0, (), ()))
+
+    def intern(self, machine: Machine) -> Machine:
+        return self.known.setdefault(machine.digest, machine)
+
+    def step(self, machine: Machine, event: Event) -> Step:
+        found = self.steps.get((machine.digest, event))
+        if found is None:
+            found = self.steps[machine.digest, event] = self.run(machine, event)
+        return found
+
+    def run(self, machine: Machine, event: Event) -> Step:
+        what, *arguments = event
+        elapsed = float(arguments.pop()) if what in ("fire", PASS) else 0.0
+        recorder = Recorder(machine, self.slow_disk, elapsed)
+        if what == CRASH:
+            if arguments[0]:
+                recorder.commit()
+                recorder.sent.clear()
+            return self.down(machine, recorder)
+        if what == TEAR:
+            recorder.torn_at, (what, *arguments) = arguments
+            elapsed = float(arguments.pop()) if what == "fire" else 0.0
+        if what == START:
+            return self.start(machine, recorder)
+        assert machine.node is not None
+        node = duplicate(machine.node)
+        match what:
+            case "commit":
+                recorder.commit()
+            case "pass":
+                pass
+            case "renumber":
+                renumber(node)
+            case "fire":
+                del recorder.timers[arguments[0]]
+                recorder.perform(node.fire(elapsed, arguments[0]))
+            case _:
+                recorder.perform(getattr(node, what)(0.0, *arguments))
+        recorder.hear_myself(node, elapsed)
+        if recorder.gone:
+            return self.down(machine, recorder)
+        shift(node, elapsed)
+        return self.after(machine, recorder, node, machine.incarnation)
+
+    def start(self, machine: Machine, recorder: Recorder) -> Step:
+        incarnation = machine.incarnation + 1
+        node = Node(
+            machine.id,
+            self.membership,
+            self.settings,
+            incarnation=incarnation,
+            promises=machine.disk,
+        )
+        recorder.perform(node.start(0.0))
+        shift(node, 0.0)
+        return self.after(machine, recorder, node, incarnation)
+
+    def down(self, machine: Machine, recorder: Recorder) -> Step:
+        recorder.timers.clear()
+        recorder.outbox.queue.clear()
+        return self.after(machine, recorder, None, machine.incarnation)
+
+    def after(self, machine: Machine, recorder: Recorder, node: Node | None, incarnation: int) -> Step:
+        timers = tuple(recorder.timers.values())
+        after = self.intern(Machine(machine.id, node, recorder.disk, incarnation, timers, recorder.queue))
+        facts = frozenset(fact for view in recorder.views for fact in facts_of(view, machine.id))
+        sent, problems = tuple(recorder.sent), tuple(recorder.problems)
+        return Step(after, sent, facts, problems, marks_of(machine, after, recorder), recorder.saves)
+
+
+def facts_of(view: View, me: NodeId) -> Iterator[tuple[str, str, Term, NodeId]]:
+    if view.role is Role.LEADER:
+        yield ("held a lease" if view.secured else "led", view.election, view.term, me)
+    elif view.leader is not None:
+        yield ("was followed", view.election, view.term, view.leader)
+
+
+def marks_of(before: Machine, after: Machine, recorder: Recorder) -> frozenset[str]:
+    """What a check must have seen at least once, or it has not looked far enough to mean anything."""
+    marks = set()
+    for _, message in recorder.sent:
+        if isinstance(message, Refuse):
+            marks.add(f"a claim is refused: {message.reason}")
+        if isinstance(message, Resign):
+            marks.add("a leader names its heir" if message.heir else "a leader resigns")
+    for view in recorder.views:
+        if view.role is Role.LEADER:
+            marks.add("a leader has its lease" if view.secured else "a leader is elected")
+            if view.term > 1:
+                marks.add("a leader of a later term is elected")
+    held = [e.held for m in (before, after) for e in (m.node.elections.values() if m.node else ())]
+    if before.node and after.node and any(held[len(held) // 2 :]) and not any(held[: len(held) // 2]):
+        marks.add("a claim waits, because a leader lives or a restart was just now")
+    return frozenset(marks)
+
+
+# --- a node as a value ------------------------------------------------------------------------------
+
+
+def duplicate(node: Node) -> Node:
+    """Another node in the same state. Fields of elections hold immutable values, so those are shared."""
+    twin: Node = twin_of(node)
+    twin.out, twin.ignored = [], Counter()
+    twin.peers = {id: copy(peer) for id, peer in node.peers.items()}
+    twin.beats = copy(node.beats)
+    twin.reachable = set(node.reachable)
+    twin.recalled = None if node.recalled is None else dict(node.recalled)
+    twin.elections = {name: twin_of(election) for name, election in node.elections.items()}
+    for election in twin.elections.values():
+        election.node = twin
+    twin.leading = {name: twin.elections[name] for name in node.leading}
+    twin.unsecured = {name: twin.elections[name] for name in node.unsecured}
+    twin.untold = {
+        peer: {name: twin.elections[name] for name in names} for peer, names in node.untold.items()
+    }
+    return twin
+
+
+def twin_of(thing: Any) -> Any:
+    twin = object.__new__(type(thing))
+    twin.__dict__.update(thing.__dict__)
+    return twin
+
+
+def shift(node: Node, elapsed: float) -> None:
+    """Let this moment be the zero of the node's clock, and forget what lies behind."""
+    timing = node.timing
+    node.now = 0.0
+    node.started_at = max(node.started_at - elapsed, -timing.patience)
+    node.next_check = max(node.next_check - elapsed, 0.0)
+    node.beats.sent = tuple((seq, max(at - elapsed, -timing.lease)) for seq, at in node.beats.sent)
+    for peer in node.peers.values():
+        if peer.promised is not None:
+            peer.promised = max(peer.promised - elapsed, 0.0)
+        peer.granted = to_come(peer.granted - elapsed, -timing.safe_lease)
+    for election in node.elections.values():
+        election.assured = to_come(election.assured - elapsed)
+        election.deterred_until = to_come(election.deterred_until - elapsed)
+        election.stands_back_until = to_come(election.stands_back_until - elapsed)
+        election.quiet_until = to_come(election.quiet_until - elapsed)
+        election.held = tuple((s, m, until - elapsed) for s, m, until in election.held if until > elapsed)
+        if election.intended is not None:
+            heir, until = election.intended
+            election.intended = (heir, until - elapsed) if until > elapsed else None
+        election.attempts = min(election.attempts, PAUSES)
+        election.takeovers = min(election.takeovers, PAUSES)
+
+
+def to_come(time: float, from_on: float = 0.0) -> float:
+    """A time that matters only while it lies ahead of the given one."""
+    return time if time > from_on else NEVER
+
+
+def renumber(node: Node) -> None:
+    """No beat or support of this node is under way, so it may count its beats anew."""
+    node.beats.seq = node.incarnation << 32
+    node.beats.sent = ()
+
+
+def frozen(node: Node) -> tuple[Any, ...]:
+    """All that decides what the node does next."""
+    return (
+        frozenset((id, state_of(peer)) for id, peer in node.peers.items()),
+        (node.beats.seq, node.beats.sent, node.beats.running),
+        node.started_at,
+        node.next_check,
+        frozenset(node.reachable),
+        None if node.recalled is None else frozenset(node.recalled.items()),
+        frozenset((name, election.state()) for name, election in node.elections.items()),
+        frozenset((peer, frozenset(names)) for peer, names in node.untold.items()),
+        frozenset(node.unsecured),
+    )
+
+
+def state_of(peer: Any) -> tuple[Any, ...]:
+    return tuple(getattr(peer, name) for name in peer.__slots__ if name not in ("timing", "id"))
+
+
+def digest(value: object, renaming: dict[str, str] | None = None) -> int:
+    """A number for a value, the same in every process; two values share one with a chance of 2^-64."""
+    return int.from_bytes(blake2b(repr(plain(value, renaming or {})).encode(), digest_size=8).digest())
+
+
+def plain(value: Any, renaming: dict[str, str]) -> Any:
+    """The value in a form whose `repr` is the same for equal values, with nodes renamed."""
+    if isinstance(value, str):
+        return renaming.get(value, value)
+    if isinstance(value, frozenset | set):
+        return sorted((plain(each, renaming) for each in value), key=repr)
+    if isinstance(value, tuple):
+        return (type(value).__name__, *(plain(each, renaming) for each in value))
+    if hasattr(value, "__struct_fields__"):
+        return (type(value).__name__, *(plain(getattr(value, f), renaming) for f in value.__struct_fields__))
+    return value

@@ -1,0 +1,464 @@
+"""All that can happen to a small cluster: states, actions that lead from one to the next, and what must hold.
+
+A state is the nodes, the messages under way, the faults that may still strike, and who has led so far. An
+action is one happening: a message arrives, is lost or arrives twice; a timer fires; a node crashes, also in
+the middle of a step, and restarts; a connection breaks; the user has a wish.
+
+Clocks are free, unless `ticks` are given: a node's clock moves when one of its timers fires, as far as it
+takes, and no timer need be punctual. So a node may be as slow or as fast as it likes, and may suspect any
+other at any time. With `ticks` all clocks move together, a tick at a time, one of them perhaps a tick ahead;
+then leases count.
+
+What is left out, so that the states are finite: a node sends its next beat when the last one and the answers
+to it have arrived or are lost; a connection breaks, and is made, in both directions at once; and where the
+network reorders, equal messages under way count as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations, permutations
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+
+from electorate.check.machine import (
+    COMMIT,
+    CRASH,
+    PASS,
+    RENUMBER,
+    START,
+    TEAR,
+    Event,
+    Machine,
+    Machines,
+    digest,
+)
+from electorate.check.search import Move
+from electorate.core.model import (
+    Beat,
+    Membership,
+    Message,
+    NodeId,
+    QuorumRule,
+    Settings,
+    Support,
+    Term,
+    Timing,
+)
+from electorate.core.node import BEAT
+
+Action: TypeAlias = tuple[Any, ...]
+
+FREE = Timing(beat=0.0, lease=1.0, drift=0.0, patience=1.0, rank_slot=0.0, finalize_wait=0.0)
+"""Durations where clocks are free: only a lease and patience take any time at all."""
+TICKING = Timing(beat=1.0, lease=2.0, drift=0.25, patience=1.0, rank_slot=0.0, finalize_wait=0.0)
+"""In ticks: of a lease of 2, by which one clock may be wrong by a tick, a leader may count on 1."""
+
+WAITS = ("silence", "answers", "hop", "tenure", "takeover", "campaign")
+"""Timers that mean: I have waited long enough. Each that fires is a suspicion, be it right or wrong."""
+
+
+class Faults(NamedTuple):
+    """How often each may still strike."""
+
+    crashes: int = 0
+    drops: int = 0
+    duplicates: int = 0
+    suspicions: int = 1
+    cuts: int = 0
+    wishes: int = 0
+    drifts: int = 0
+
+    def less(self, name: str) -> Faults:
+        return self._replace(**{name: getattr(self, name) - 1})
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """How far to look."""
+
+    faults: Faults = Faults()
+    max_term: Term = 2
+    ticks: int = 0
+    """0: clocks are free."""
+    elections: tuple[str, ...] = ("main",)
+    contenders: tuple[NodeId, ...] | None = None
+    """Who wants to lead (None: all who may)."""
+    reorder: bool = False
+    """Messages on one link may overtake each other, as no TCP connection lets them."""
+    slow_disk: bool = False
+    """A commit takes a while, in which other things happen."""
+
+
+class Envelope(NamedTuple):
+    """A message under way."""
+
+    digest: int
+    source: NodeId
+    target: NodeId
+    message: Message
+
+
+Fact: TypeAlias = tuple[str, str, Term, NodeId]
+"""Something that was once the case: "led", "held a lease" or "was followed"; election, term, leader."""
+
+
+class State(NamedTuple):
+    machines: tuple[Machine, ...]
+    net: tuple[Envelope, ...]
+    faults: Faults
+    ticks: int
+    waking: tuple[tuple[NodeId, str], ...]
+    """Who has not said yet that it wants to lead."""
+    past: frozenset[Fact]
+
+
+def link_of(envelope: Envelope) -> tuple[NodeId, NodeId]:
+    return envelope.source, envelope.target
+
+
+def without(net: tuple[Envelope, ...], gone: Envelope) -> tuple[Envelope, ...]:
+    at = net.index(gone)
+    return net[:at] + net[at + 1 :]
+
+
+class Model:
+    """The cluster, as a graph of states."""
+
+    def __init__(self, membership: Membership, settings: Settings, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.membership = membership
+        self.machines = Machines(membership, settings, bounds.slow_disk)
+        self.ids = tuple(m.id for m in membership.members)
+        self.index = {id: number for number, id in enumerate(self.ids)}
+        self.envelopes: dict[tuple[NodeId, NodeId, Message], Envelope] = {}
+        self.facts: dict[frozenset[Fact], int] = {}
+        self.leases_count = bool(bounds.ticks) or membership.rule is QuorumRule.TEXTBOOK
+        """Whether leases of two nodes can be compared: there is one time for all, or they never end."""
+
+    # --- the first state --------------------------------------------------------------------------
+
+    def initial(self) -> State:
+        """All run and are connected; nobody has said that it wants to lead."""
+        bounds = self.bounds
+        waking = tuple((id, e) for id in self.ids if self.contends(id) for e in bounds.elections)
+        machines = tuple(self.machines.step(self.machines.blank(id), (START,)).machine for id in self.ids)
+        state = State(machines, (), bounds.faults, bounds.ticks, waking, frozenset())
+        for a, b in combinations(self.ids, 2):
+            state = self.connect(state, a, b).state
+        return state
+
+    def contends(self, id: NodeId) -> bool:
+        contenders = self.bounds.contenders
+        return id in self.membership.candidates and (contenders is None or id in contenders)
+
+    # --- what can happen --------------------------------------------------------------------------
+
+    def moves(self, state: State) -> tuple[list[Move], bool]:
+        if self.newest_term(state) > self.bounds.max_term:
+            return [], True
+        moves: list[Move] = []
+        hidden = self.add_timers(state, moves)
+        moves.extend(self.arrivals(state))
+        moves.extend(self.wakings(state))
+        moves.extend(self.connections(state))
+        for machine in state.machines:
+            moves.extend(self.strikes(state, machine))
+        if self.bounds.ticks:
+            hidden = hidden or not state.ticks
+            moves.extend(self.time(state))
+        return moves, hidden
+
+    def newest_term(self, state: State) -> Term:
+        nodes = (machine.node for machine in state.machines if machine.node)
+        return max((e.promise.term for node in nodes for e in node.elections.values()), default=0)
+
+    def arrivals(self, state: State) -> Iterator[Move]:
+        """A message arrives, once or twice, or is lost. Where messages may wait for as long as they like, one
+        that would change nothing now waits."""
+        faults = state.faults
+        for envelope in self.foremost(state):
+            machine = self.machine(state, envelope.target)
+            if machine.node is None:
+                continue
+            event = ("receive", envelope.source, envelope.message)
+            step = self.machines.step(machine, event)
+            idle = step.machine is machine and not step.sent
+            left = state._replace(net=without(state.net, envelope))
+            if not (idle and self.bounds.reorder) or type(envelope.message) in (Beat, Support):
+                yield self.then(Move(("deliver", envelope), left), envelope.target, event)
+            if idle:
+                continue
+            if faults.duplicates:
+                again = state._replace(faults=faults.less("duplicates"))
+                yield self.then(Move(("duplicate", envelope), again), envelope.target, event)
+            if faults.drops:
+                yield Move(("drop", envelope), self.renumbered(left._replace(faults=faults.less("drops"))))
+            yield from self.tears(Move(("deliver", envelope), left), envelope.target, event)
+
+    def foremost(self, state: State) -> Iterator[Envelope]:
+        """What may arrive next: the oldest on each link, or anything if the network reorders."""
+        links: set[tuple[NodeId, NodeId]] = set()
+        for envelope in state.net:
+            if self.bounds.reorder or link_of(envelope) not in links:
+                links.add(link_of(envelope))
+                yield envelope
+
+    def add_timers(self, state: State, moves: list[Move]) -> bool:
+        """Timers fire. Returns whether a bound keeps one from firing."""
+        hidden = False
+        for machine in state.machines:
+            if machine.node is None:
+                continue
+            for timer, low, _ in machine.timers:
+                faults = state.faults
+                if self.bounds.ticks and low > 0:
+                    continue
+                if timer[0] in WAITS:
+                    if not faults.suspicions:
+                        hidden = True
+                        continue
+                    faults = faults.less("suspicions")
+                if timer == BEAT and self.beats_under_way(state, machine.id):
+                    continue
+                move = Move(("fire", machine.id, timer, low), state._replace(faults=faults))
+                event = ("fire", timer, low)
+                moves.append(self.then(move, machine.id, event))
+                moves.extend(self.tears(move, machine.id, event))
+            quiet = max((e.quiet_until for e in machine.node.elections.values()), default=0.0)
+            if quiet > 0 and not self.bounds.ticks:
+                moves.append(self.then(Move((PASS, machine.id, quiet), state), machine.id, (PASS, quiet)))
+        return hidden
+
+    def tears(self, move: Move, node: NodeId, event: Event) -> Iterator[Move]:
+        """The node crashes in the middle of this: just before one of its saves is on the disk."""
+        state = move.state
+        if self.bounds.slow_disk or not state.faults.crashes:
+            return
+        struck = state._replace(faults=state.faults.less("crashes"))
+        for number in range(1, self.machines.step(self.machine(state, node), event).saves + 1):
+            torn = self.then(Move((TEAR, number, *move.action), struck), node, (TEAR, number, event))
+            yield torn._replace(state=self.silenced(torn.state, node))
+
+    def wakings(self, state: State) -> Iterator[Move]:
+        for id, election in state.waking:
+            if self.machine(state, id).node is not None:
+                awake = state._replace(waking=tuple(w for w in state.waking if w != (id, election)))
+                yield self.then(Move(("contend", id, election), awake), id, ("contend", election))
+
+    def connections(self, state: State) -> Iterator[Move]:
+        """Somebody finds a process gone; two that live find each other, or lose each other."""
+        for a, b in permutations(state.machines, 2):
+            if a.node is not None and b.node is None and a.node.peers[b.id].connected:
+                purged = self.purged(state, b.id, a.id)
+                yield self.then(Move(("notice", a.id, b.id), purged), a.id, ("lost", b.id, True))
+        for a, b in combinations(state.machines, 2):
+            if a.node is None or b.node is None:
+                continue
+            if not (self.linked(a, b) and self.linked(b, a)):
+                yield self.connect(state, a.id, b.id)
+            elif state.faults.cuts:
+                yield self.cut(state, a.id, b.id)
+
+    def linked(self, a: Machine, b: Machine) -> bool:
+        """Whether a is connected to the b of today."""
+        peer = a.node.peers[b.id] if a.node else None
+        return peer is not None and peer.connected and peer.incarnation == b.incarnation
+
+    def connect(self, state: State, a: NodeId, b: NodeId) -> Move:
+        move = Move(("connect", a, b), state)
+        for node, other in ((a, b), (b, a)):
+            here, there = self.machine(move.state, node), self.machine(move.state, other)
+            if here.node is not None and here.node.peers[other].connected:
+                move = move._replace(state=self.purged(move.state, other, node))
+                move = self.then(move, node, ("lost", other, False))
+            move = self.then(move, node, ("connected", other, there.incarnation))
+        return move
+
+    def cut(self, state: State, a: NodeId, b: NodeId) -> Move:
+        purged = self.purged(self.purged(state, a, b), b, a)
+        move = Move(("cut", a, b), purged._replace(faults=state.faults.less("cuts")))
+        return self.then(self.then(move, a, ("lost", b, False)), b, ("lost", a, False))
+
+    def strikes(self, state: State, machine: Machine) -> Iterator[Move]:
+        """A crash, a restart, a commit, a wish."""
+        id, faults = machine.id, state.faults
+        if machine.node is None:
+            yield self.restart(state, id)
+            return
+        if machine.queue:
+            yield self.then(Move((COMMIT, id), state), id, (COMMIT,))
+        if faults.crashes:
+            struck = state._replace(faults=faults.less("crashes"))
+            for durable in (False, True) if machine.queue else (False,):
+                move = self.then(Move((CRASH, id, durable), struck), id, (CRASH, durable))
+                yield move._replace(state=self.silenced(move.state, id))
+        if faults.wishes:
+            wished = state._replace(faults=faults.less("wishes"))
+            for election in machine.node.leading:
+                yield self.then(Move(("resign", id, election), wished), id, ("resign", election))
+                for heir in self.ids:
+                    if heir != id:
+                        move = Move(("transfer", id, election, heir), wished)
+                        yield self.then(move, id, ("transfer", election, heir))
+
+    def restart(self, state: State, id: NodeId) -> Move:
+        """The process starts again, and wants what it wanted."""
+        move = self.then(Move(("restart", id), state), id, (START,))
+        for election in self.bounds.elections if self.contends(id) else ():
+            if (id, election) not in state.waking:
+                move = self.then(move, id, ("contend", election))
+        return move
+
+    def time(self, state: State) -> Iterator[Move]:
+        """All clocks move by a tick; one of them, perhaps, by two."""
+        if not state.ticks:
+            return
+        yield self.tick(state, None)
+        if state.faults.drifts:
+            for machine in state.machines:
+                if machine.node is not None:
+                    yield self.tick(state._replace(faults=state.faults.less("drifts")), machine.id)
+
+    def tick(self, state: State, fast: NodeId | None) -> Move:
+        move = Move(("tick", fast), state._replace(ticks=state.ticks - 1))
+        for machine in state.machines:
+            if machine.node is not None:
+                move = self.then(move, machine.id, (PASS, 2.0 if machine.id == fast else 1.0))
+        return move._replace(problems=tuple(self.overlaps(move.state)))
+
+    # --- what comes of it -------------------------------------------------------------------------
+
+    def machine(self, state: State, id: NodeId) -> Machine:
+        return state.machines[self.index[id]]
+
+    def then(self, move: Move, id: NodeId, event: Event) -> Move:
+        """And then this happens at one node."""
+        action, state, problems, marks = move
+        number = self.index[id]
+        step = self.machines.step(state.machines[number], event)
+        machines = (*state.machines[:number], step.machine, *state.machines[number + 1 :])
+        net = state.net
+        if step.sent:
+            there = {machine.id for machine in machines if machine.node is not None}
+            more = [self.envelope(id, to, message) for to, message in step.sent if to in there]
+            net = self.joined(net, more)
+        past = state.past
+        if step.facts and not past.issuperset(step.facts):
+            past |= step.facts
+            problems = (*problems, *contradictions(past, step.facts))
+        state = self.renumbered(State(machines, net, state.faults, state.ticks, state.waking, past))
+        if step.problems or self.leases_count:
+            problems = (*problems, *step.problems, *self.overlaps(state))
+        return Move(action, state, problems, marks | step.marks)
+
+    def envelope(self, source: NodeId, target: NodeId, message: Message) -> Envelope:
+        key = (source, target, message)
+        found = self.envelopes.get(key)
+        if found is None:
+            found = self.envelopes[key] = Envelope(digest(key), source, target, message)
+        return found
+
+    def joined(self, net: tuple[Envelope, ...], more: list[Envelope]) -> tuple[Envelope, ...]:
+        """These are sent. Their order matters on each link, and if the network reorders not even there."""
+        if self.bounds.reorder:
+            return tuple(sorted({*net, *more}))
+        return tuple(sorted((*net, *more), key=link_of))
+
+    def silenced(self, state: State, id: NodeId) -> State:
+        """A process has ended: nothing reaches it any more."""
+        return self.renumbered(state._replace(net=tuple(e for e in state.net if e.target != id)))
+
+    def purged(self, state: State, source: NodeId, target: NodeId) -> State:
+        """A connection has broken: what was under way on it is lost."""
+        return state._replace(net=tuple(e for e in state.net if link_of(e) != (source, target)))
+
+    def beats_under_way(self, state: State, id: NodeId) -> bool:
+        for _, source, target, message in state.net:
+            if (source == id and type(message) is Beat) or (target == id and type(message) is Support):
+                return True
+        return False
+
+    def renumbered(self, state: State) -> State:
+        """Beats are counted anew once none is under way: else no state would ever come back."""
+        machines = state.machines
+        for number, machine in enumerate(machines):
+            if machine.numbered and not self.beats_under_way(state, machine.id):
+                again = self.machines.step(machine, (RENUMBER,)).machine
+                machines = (*machines[:number], again, *machines[number + 1 :])
+        return state if machines is state.machines else state._replace(machines=machines)
+
+    # --- what must hold ---------------------------------------------------------------------------
+
+    def overlaps(self, state: State) -> Iterator[str]:
+        """I2, where leases can be compared."""
+        if not self.leases_count:
+            return
+        holders: dict[str, NodeId] = {}
+        for machine in state.machines:
+            node = machine.node
+            for name in node.leading if node else ():
+                if node and node.is_leader(0.0, name) and holders.setdefault(name, machine.id) != machine.id:
+                    yield f"I2: {holders[name]} and {machine.id} hold a lease at the same time"
+
+    def is_goal(self, state: State) -> bool:
+        """Every election has a leader with a lease: that is what elections are for."""
+        secured = {
+            name
+            for machine in state.machines
+            if machine.node
+            for name, election in machine.node.leading.items()
+            if election.secured
+        }
+        return secured.issuperset(self.bounds.elections)
+
+    # --- which states are the same, and which moves can wait ---------------------------------------
+
+    def fingerprint(self, state: State) -> int:
+        past = self.facts.get(state.past)
+        if past is None:
+            past = self.facts[state.past] = digest(state.past)
+        waking = tuple((self.index[id], self.bounds.elections.index(e)) for id, e in state.waking)
+        machines = tuple([machine.digest for machine in state.machines])
+        net = tuple([envelope.digest for envelope in state.net])
+        return hash((machines, net, state.faults, state.ticks, waking, past))
+
+    def ample(self, state: State, moves: list[Move]) -> list[int]:
+        """Partial-order reduction. What one node does, and what others do, commute: the same state comes of
+        either order. So it is enough to let one node go first, if nothing that the others do can change what
+        it may do now: no fault is left that all share, and on every link to it a message waits already, which
+        must arrive before any later one. All that is checked is remembered in `past`, so nothing is missed.
+        """
+        everything = list(range(len(moves)))
+        if any(state.faults) or state.ticks or self.bounds.reorder or self.leases_count:
+            return everything
+        if not all(self.linked(a, b) for a, b in permutations(state.machines, 2)):
+            return everything
+        links = {link_of(envelope) for envelope in state.net}
+        best = everything
+        for machine in state.machines:
+            beats = machine.numbered or any(armed.timer == BEAT for armed in machine.timers)
+            if not beats and all((id, machine.id) in links for id in self.ids if id != machine.id):
+                own = [n for n, move in enumerate(moves) if owner(move.action) == machine.id]
+                if own and len(own) < len(best):
+                    best = own
+        return best
+
+
+def owner(action: Action) -> NodeId:
+    """The node at which this happens."""
+    what = action[1]
+    return what.target if isinstance(what, Envelope) else what
+
+
+def contradictions(past: frozenset[Fact], facts: frozenset[Fact]) -> Iterator[str]:
+    """I1, I3, and agreement: what is new, against all that has been."""
+    for what, election, term, node in sorted(facts):
+        for before, where, earlier, other in sorted(past):
+            if where != election or (before, earlier, other) == (what, term, node):
+                continue
+            if term == earlier and node != other:
+                if what == before == "led":
+                    yield f"I1: {other} and {node} both became leader of term {term}"
+                elif "was followed" in (what, before):
+                    yield f"agreement: in term {term} some follow {node} and some {other}"

@@ -1,0 +1,395 @@
+"""`elect status`, `leader`, `elections`, `watch`, `transfer`, `resign`, as an operator types them, over both ways to
+reach a node; and what `elect node` itself says: its log, to systemd, to a tracer."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from electorate.cli.plan import reserved_ports
+from electorate.runtime.telemetry import trace_elections
+from tests.runtime_hosts import E, cluster, in_loop
+
+ELECT = (sys.executable, "-m", "electorate.cli.main")
+BOUND = 60.0
+TOKEN = "a token for the tests, long enough to be taken"
+
+
+def elect(directory: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*ELECT, *words],
+        cwd=directory,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        check=False,
+    )
+
+
+class Nodes:
+    """Real `elect node` processes of one cluster, that serve HTTP."""
+
+    def __init__(self, directory: Path, ports: list[int], ids: str) -> None:
+        self.directory = directory
+        self.http = dict(zip(ids, ports[len(ids) :], strict=True))
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+        (directory / "token").write_text(TOKEN)
+        (directory / "token").chmod(0o600)
+        lines = ['cluster = "demo"', "[timing]", "lease = 2.0", "[http]", 'token_file = "token"']
+        for id, port in zip(ids, ports, strict=False):
+            lines += [f"[nodes.{id}]", f'address = "127.0.0.1:{port}"']
+            lines += [f'http = "127.0.0.1:{self.http[id]}"', f'metadata = {{ name = "node {id}" }}']
+        (directory / "cluster.toml").write_text("\n".join(lines))
+
+    def start(self, id: str, *options: str, **environ: str) -> subprocess.Popen[str]:
+        with (self.directory / f"log-{id}").open("a") as log:
+            self.processes[id] = subprocess.Popen(
+                [*ELECT, "node", "--config", "cluster.toml", "--id", id, *options],
+                cwd=self.directory,
+                env={**os.environ, **environ},
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+                text=True,
+            )
+        return self.processes[id]
+
+    def log(self, id: str) -> list[str]:
+        return (self.directory / f"log-{id}").read_text().splitlines()
+
+    def ways(self, id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The options that reach a node: on this machine, and over HTTP."""
+        here = ("--config", "cluster.toml", "--id", id)
+        return here, ("--url", f"http://127.0.0.1:{self.http[id]}")
+
+    def ask(self, *words: str) -> Any:
+        done = elect(self.directory, *words, "--json")
+        return json.loads(done.stdout) if done.stdout else done.stderr
+
+    def leader(self) -> str:
+        """Once all that run agree on who leads."""
+
+        def agreed() -> str | None:
+            named = {
+                done.stdout.strip()
+                for id in self.processes
+                if (done := elect(self.directory, "leader", *self.ways(id)[0])).returncode == 0
+            }
+            return named.pop() if len(named) == 1 else None
+
+        return str(until(agreed))
+
+
+def until(look: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + BOUND
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+    raise AssertionError(f"it did not come to that in {BOUND:g} s")
+
+
+@contextmanager
+def running(directory: Path, ids: str = "abc", *options: str, **environ: str) -> Iterator[Nodes]:
+    with reserved_ports(2 * len(ids)) as ports:
+        made = Nodes(directory, ports, ids)
+        try:
+            for id in ids:
+                made.start(id, *options, **environ)
+            yield made
+        finally:
+            for process in made.processes.values():
+                process.kill()
+                process.wait()
+
+
+# --- asking and commanding --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    with running(tmp_path_factory.mktemp("three"), "abc", "--log-format", "json") as made:
+        made.leader()
+        yield made
+
+
+def test_questions_are_answered_alike_both_ways(three: Nodes) -> None:
+    leader = three.leader()
+    for way in three.ways(next(id for id in "abc" if id != leader)):
+        done = elect(three.directory, "leader", *way)
+        assert (done.returncode, done.stdout) == (0, f"{leader}\n")
+        known = three.ask("leader", *way)
+        assert (known["election"], known["leader"]) == ("main", leader)
+        assert known["metadata"]["name"] == f"node {leader}"
+        assert [row["leader"] for row in three.ask("elections", *way)["elections"]] == [leader]
+        status = three.ask("status", *way)
+        assert (status["cluster"], status["algorithm"]) == ("demo", "raft")
+        assert set(status["peers"]) | {status["node"]} == set("abc")
+        table = elect(three.directory, "status", *way).stdout.splitlines()
+        assert table[1].split() == ["election", "role", "leader", "term", "lease", "left"]
+        assert table[2].split()[:3] == ["main", "follower", leader]
+
+
+@pytest.mark.parametrize("way", [0, 1], ids=["on this machine", "over HTTP"])
+def test_a_leader_hands_over_and_steps_back(three: Nodes, way: int) -> None:
+    token = ("--token-file", "token") if way else ()
+    first = three.leader()
+    heir = next(id for id in "abc" if id != first)
+    done = elect(three.directory, "transfer", heir, *three.ways(first)[way], *token)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{heir} leads, term ")
+    answer = three.ask("resign", *three.ways(heir)[way], *token)
+    assert answer["leader"] not in (None, heir)
+
+
+@pytest.mark.parametrize("way", [0, 1], ids=["on this machine", "over HTTP"])
+def test_what_cannot_be_is_refused(three: Nodes, way: int) -> None:
+    token = ("--token-file", "token") if way else ()
+    leader = three.leader()
+    follower = next(id for id in "abc" if id != leader)
+    for words, says in (
+        (("transfer", "z", *three.ways(leader)[way], *token), "z"),
+        (("resign", *three.ways(follower)[way], *token), leader),
+        (("leader", "nope", *three.ways(leader)[way]), "nope"),
+    ):
+        done = elect(three.directory, *words)
+        assert (done.returncode, done.stdout) == (4, ""), done.stderr
+        assert done.stderr.startswith("elect: ")
+        assert says in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert three.leader() == leader
+
+
+def test_over_http_only_the_token_commands(three: Nodes) -> None:
+    leader = three.leader()
+    (three.directory / "wrong").write_text("another token, as long as the right one is")
+    for token in ((), ("--token-file", "wrong")):
+        done = elect(three.directory, "resign", *three.ways(leader)[1], *token)
+        assert (done.returncode, done.stdout) == (4, "")
+        assert "token" in done.stderr
+    assert three.leader() == leader
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    with reserved_ports(1) as [port]:
+        for way in (("--data", str(tmp_path)), ("--data", "nowhere"), ("--url", f"http://127.0.0.1:{port}")):
+            for words in (
+                ("status",),
+                ("leader",),
+                ("elections",),
+                ("watch",),
+                ("transfer", "a"),
+                ("resign",),
+            ):
+                done = elect(tmp_path, *words, *way)
+                assert (done.returncode, done.stdout) == (3, ""), words
+                assert done.stderr.startswith("elect: no node ")
+                assert done.stderr.count("\n") == 1
+
+
+def test_wrong_use(tmp_path: Path) -> None:
+    for words, says in (
+        (("status",), "say which node"),
+        (("leader", "--url", "localhost:80"), "--url localhost:80 is not a URL"),
+        (("resign", "--url", "http://x", "--token-file", "none"), "--token-file none: No such file"),
+        (("status", "--config", "none.toml", "--id", "a"), "none.toml"),
+    ):
+        done = elect(tmp_path, *words)
+        assert (done.returncode, done.stdout) == (2, ""), words
+        assert says in done.stderr
+
+
+def test_no_leader_is_exit_code_1(tmp_path: Path) -> None:
+    def none(way: tuple[str, ...]) -> bool:
+        return elect(tmp_path, "leader", *way).returncode == 1
+
+    with running(tmp_path, "abc") as made:
+        for id in "bc":
+            made.processes[id].kill()
+        for way in made.ways("a"):
+            until(functools.partial(none, way))
+            assert elect(tmp_path, "leader", *way).stdout == ""
+
+
+@pytest.mark.parametrize("way", [0, 1], ids=["on this machine", "over HTTP"])
+def test_who_watches_sees_each_change_once(tmp_path: Path, way: int) -> None:
+    with running(tmp_path) as made:
+        first = made.leader()
+        heir, third = (id for id in "abc" if id != first)
+        watching = [*ELECT, "watch", *made.ways(third)[way]]
+        with subprocess.Popen(
+            watching, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as watch:
+            assert watch.stdout
+            assert watch.stdout.readline().startswith(f"main: {first} leads, term ")
+            elect(tmp_path, "transfer", heir, *made.ways(first)[0])
+            said = [watch.stdout.readline()]
+            while not said[-1].startswith(f"main: {heir} leads"):
+                said.append(watch.stdout.readline())
+            assert len(said) == len(set(said))
+            watch.send_signal(signal.SIGINT)
+            rest, complaint = watch.communicate(timeout=BOUND)
+            assert (watch.returncode, rest, complaint) == (0, "", "")
+
+
+def test_who_watches_a_node_that_stops_is_told(tmp_path: Path) -> None:
+    with running(tmp_path, "a") as made:
+        made.leader()
+        with subprocess.Popen(
+            [*ELECT, "watch", *made.ways("a")[0]],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as watch:
+            assert watch.stdout
+            watch.stdout.readline()
+            made.processes["a"].terminate()
+            _, complaint = watch.communicate(timeout=BOUND)
+            assert watch.returncode == 3
+            assert complaint == "elect: the node has stopped\n"
+
+
+def test_a_shell_can_complete_the_commands(tmp_path: Path) -> None:
+    script = elect(tmp_path, "--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert script.returncode == 0, script.stderr
+    assert "complete -o default" in script.stdout
+    words = {"COMP_WORDS": "elect tr", "COMP_CWORD": "1", "_ELECT_COMPLETE": "complete_bash"}
+    done = subprocess.run(
+        [Path(sys.executable).with_name("elect")],
+        env={**os.environ, **words},
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        check=False,
+    )
+    assert done.stdout.split() == ["transfer"]
+
+
+def test_the_help_of_a_node_fits_on_a_screen(tmp_path: Path) -> None:
+    done = elect(tmp_path, "node", "--help", COLUMNS="100", TERMINAL_WIDTH="100")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) <= 24
+
+
+# --- the log ----------------------------------------------------------------------------------------
+
+
+def test_a_log_in_json_has_an_object_for_each_change_and_none_for_a_beat(tmp_path: Path) -> None:
+    with running(tmp_path, "abc", "--log-format", "json", "--log-level", "info") as made:
+        first = made.leader()
+        heir = next(id for id in "abc" if id != first)
+        before = {id: len(made.log(id)) for id in "abc"}
+        elect(tmp_path, "transfer", heir, *made.ways(first)[0])
+        assert made.leader() == heir
+        for id in "abc":
+            lines = [json.loads(line) for line in made.log(id)]
+            assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
+            assert all(line["time"].endswith("+00:00") for line in lines)
+            changes = [line for line in lines[before[id] :] if "leader" in line]
+            assert [line["leader"] for line in changes if line["leader"]] == [heir]
+            last = changes[-1]
+            assert (last["election"], last["node"]) == ("main", id)
+            assert last["term"] > 1
+            assert last["role"] == ("leader" if id == heir else "follower")
+        lines_before, beats = [len(made.log(id)) for id in "abc"], beats_of(made, heir)
+        until(lambda: beats_of(made, heir) > beats + 20)
+        assert [len(made.log(id)) for id in "abc"] == lines_before
+
+
+def beats_of(made: Nodes, id: str) -> float:
+    """How many beats a node has sent."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{made.http[id]}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("electorate_beats_sent_total"))
+
+
+def test_a_quiet_log_is_quiet(tmp_path: Path) -> None:
+    with running(tmp_path, "a", "--log-level", "error") as made:
+        made.leader()
+        made.processes["a"].terminate()
+        assert made.processes["a"].wait(BOUND) == 0
+        assert made.log("a") == []
+
+
+# --- systemd ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["notify", "@electorate-{}"], ids=["a path", "an abstract name"])
+def test_systemd_is_told_how_it_goes(tmp_path: Path, name: str) -> None:
+    name = name.format(tmp_path.name) if name.startswith("@") else str(tmp_path / name)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("\0" + name[1:] if name.startswith("@") else name)
+        systemd.settimeout(BOUND)
+
+        def heard(wanted: str) -> list[str]:
+            said = [systemd.recv(4096).decode()]
+            while not said[-1].startswith(wanted):
+                said.append(systemd.recv(4096).decode())
+            return said
+
+        with running(tmp_path, "a", NOTIFY_SOCKET=name, WATCHDOG_USEC="400000") as made:
+            assert heard("READY=1") == ["READY=1"]
+            assert elect(tmp_path, "status", *made.ways("a")[0]).returncode == 0
+            assert heard("STATUS=main: leader, leader a, term 1")
+            assert heard("WATCHDOG=1")
+            assert heard("WATCHDOG=1")
+            made.processes["a"].terminate()
+            assert heard("STOPPING=1")
+            assert made.processes["a"].wait(BOUND) == 0
+
+
+def test_a_supervisor_that_is_gone_does_not_stop_a_node(tmp_path: Path) -> None:
+    with running(tmp_path, "a", NOTIFY_SOCKET=str(tmp_path / "gone"), WATCHDOG_USEC="10000") as made:
+        assert made.leader() == "a"
+        made.processes["a"].terminate()
+        assert made.processes["a"].wait(BOUND) == 0
+        assert sum("systemd cannot be told" in line for line in made.log("a")) == 1
+
+
+def test_a_watchdog_of_no_number_is_a_sentence(tmp_path: Path) -> None:
+    with running(tmp_path, "a", NOTIFY_SOCKET=str(tmp_path / "gone"), WATCHDOG_USEC="soon") as made:
+        assert made.processes["a"].wait(BOUND) == 2
+        assert made.log("a")[-1].startswith("elect: WATCHDOG_USEC=soon is not a number")
+
+
+# --- OpenTelemetry ----------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_each_election_is_a_span(tmp_path: Path) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    async with cluster(tmp_path) as at:
+        for host in at.hosts.values():
+            trace_elections(host)
+        first = await at.agreed()
+        before = len(exporter.get_finished_spans())
+        heir = next(id for id in at.hosts if id != first.id)
+        first.transfer(E, heir)
+        await at.agreed(heir)
+        spans = exporter.get_finished_spans()[before:]
+        seen = {span.attributes["electorate.node"]: span.attributes for span in spans if span.attributes}
+        assert set(seen) == set(at.hosts)
+        for id, attributes in seen.items():
+            assert attributes["electorate.election"] == E
+            assert attributes["electorate.leader"] == heir
+            assert attributes["electorate.outcome"] == ("won" if id == heir else "followed")
