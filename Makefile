@@ -23,12 +23,14 @@ $(READY): pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[all]" --group dev
 	@touch $(READY)
 
-# Real servers that tests work with: PostgreSQL, HAProxy and nginx.
+# Real programs that tests work with.
 $(SERVERS): $(READY)
-	@{ ls /usr/lib/postgresql/*/bin/initdb && test -x /usr/sbin/haproxy && test -x /usr/sbin/nginx; } >/dev/null 2>&1 || \
+	@{ ls /usr/lib/postgresql/*/bin/initdb && test -x /usr/sbin/haproxy && test -x /usr/sbin/nginx && \
+		test -x /usr/bin/promtool && test -x /usr/bin/systemd-analyze; } >/dev/null 2>&1 || \
 		{ sudo=$$(test $$(id -u) = 0 || echo sudo); $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-		$$sudo apt-get install -qq -y --no-install-recommends postgresql haproxy nginx-light >/dev/null; } || \
-		{ echo "The tests need PostgreSQL, HAProxy and nginx, in the places where Debian puts them: install them."; exit 1; }
+		$$sudo apt-get install -qq -y --no-install-recommends postgresql haproxy nginx-light \
+		prometheus systemd >/dev/null; } || \
+		{ echo "The tests need PostgreSQL, HAProxy, nginx, Prometheus and systemd, where Debian puts them."; exit 1; }
 	@touch $(SERVERS)
 
 demo: $(READY)

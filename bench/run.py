@@ -54,12 +54,14 @@ def thousand(algorithm: str) -> tuple[float, int]:
     return time.perf_counter() - started, sum(world.sent.values())
 
 
-def failover(algorithm: str, fault: str, trials: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "electorate.cli.main", "bench", "failover", "--json"]
-    words = ["--algorithm", algorithm, "--fault", fault, "--trials", str(trials)]
+def measured(what: str, fault: str, trials: int, *options: str) -> str:
+    """What `elect bench failover` or `elect bench run` says: milliseconds, median (p95)."""
+    command = [sys.executable, "-m", "electorate.cli.main", "bench", what, "--json", "--fault", fault]
+    words = ["--trials", str(trials), *options]
     done = subprocess.run([*command, *words], capture_output=True, text=True, check=True)
-    summary: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return summary
+    result = json.loads(done.stdout.splitlines()[-1])
+    figures = f"{1000 * result['median_s']:7.1f} ({1000 * result['p95_s']:.1f})"
+    return f"{fault:9} {figures}, {result['violations']} violations"
 
 
 def idle(seconds: float) -> list[tuple[float, float]]:
@@ -110,11 +112,15 @@ def main() -> None:
         seconds, messages = thousand(algorithm)
         print(f"  {algorithm:6} {seconds:6.1f} s, {messages:,} messages")
     print("real processes, 3 nodes on loopback, milliseconds without an agreed leader: median (p95)")
+    faults = (("kill", 20), ("stop", 5), ("term", 20), ("transfer", 20))
     for algorithm in ALGORITHMS:
-        for fault, trials in (("kill", 20), ("stop", 5), ("term", 20), ("transfer", 20)):
-            result = failover(algorithm, fault, trials)
-            median, p95 = 1000 * result["median_s"], 1000 * result["p95_s"]
-            print(f"  {algorithm:6} {fault:9} {median:7.1f} ({p95:.1f}), {result['violations']} violations")
+        for fault, trials in faults:
+            print(f"  {algorithm:6} {measured('failover', fault, trials, '--algorithm', algorithm)}")
+    for fault, trials in faults:
+        print(f"  raft, TLS {measured('failover', fault, trials, '--tls')}")
+    print("elect run, milliseconds without a command; freeze: for which the frozen one still ran")
+    for fault in ("kill", "stop", "term", "child", "guardian", "freeze"):
+        print(f"  {measured('run', fault, 10)}")
 
 
 if __name__ == "__main__":
