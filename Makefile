@@ -6,13 +6,16 @@ BIN := .venv/bin
 READY := .venv/.ready
 SERVERS := .venv/.servers
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format bench check-deep mutants torture clean
 
 help:
 	@echo "make demo    three real processes elect, crash, recover and hand over"
 	@echo "make test    every check and every test"
 	@echo "make check   format, lint, types and the direction of imports"
 	@echo "make bench   speed of the simulator and of fail-over"
+	@echo "make check-deep  the model checker without its limits: hours, and all the memory there is"
+	@echo "make mutants weaken each rule of the core, and see which test or storm notices"
+	@echo "make torture real nodes under real faults, ten minutes for each algorithm (as root)"
 	@echo "make format  put the code in shape"
 	@echo "make clean   remove what make has made"
 
@@ -26,11 +29,11 @@ $(READY): pyproject.toml
 # Real programs that tests work with.
 $(SERVERS): $(READY)
 	@{ ls /usr/lib/postgresql/*/bin/initdb && test -x /usr/sbin/haproxy && test -x /usr/sbin/nginx && \
-		test -x /usr/bin/promtool && test -x /usr/bin/systemd-analyze; } >/dev/null 2>&1 || \
+		test -x /usr/bin/promtool && test -x /usr/bin/systemd-analyze && test -x /usr/sbin/nft; } >/dev/null 2>&1 || \
 		{ sudo=$$(test $$(id -u) = 0 || echo sudo); $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 		$$sudo apt-get install -qq -y --no-install-recommends postgresql haproxy nginx-light \
-		prometheus systemd >/dev/null; } || \
-		{ echo "The tests need PostgreSQL, HAProxy, nginx, Prometheus and systemd, where Debian puts them."; exit 1; }
+		prometheus systemd nftables iproute2 >/dev/null; } || \
+		{ echo "The tests need PostgreSQL, HAProxy, nginx, Prometheus, systemd and nftables, as in Debian."; exit 1; }
 	@touch $(SERVERS)
 
 demo: $(READY)
@@ -51,6 +54,17 @@ format: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python bench/run.py
+
+check-deep: $(READY)
+	@$(BIN)/elect check --deep
+	@RING=10 $(BIN)/pytest -n 0 --timeout 0 tests/test_check.py -k counted
+
+mutants: $(READY)
+	@$(BIN)/python -m tests.mutants $(ONLY)
+
+torture: $(SERVERS)
+	@for a in bully ring raft zab; do \
+		$(BIN)/elect torture --algorithm $$a --nodes 5 --minutes 10 --report torture-$$a.html || exit 1; done
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -111,7 +111,7 @@ def test_nothing_that_is_said_raises_or_breaks_a_promise(
         else:
             place.outbox.perform(getattr(place.node, what)(table.now, *arguments))
         for promise in place.disk.values():
-            assert 0 <= promise.term <= MAX_TERM + 1
+            assert 0 <= promise.term <= MAX_TERM
             if promise.backed:
                 assert backed.setdefault((promise.election, promise.term), promise.backed) == promise.backed
         newest = place.disk.get(E, Promise(E)).term

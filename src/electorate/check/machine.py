@@ -30,7 +30,7 @@ from electorate.core.model import (
 )
 from electorate.core.node import Node
 from electorate.core.outbox import Outbox
-from electorate.core.ring import Coordinator
+from electorate.core.ring import Coordinator, Token
 
 Event: TypeAlias = tuple[Any, ...]
 """A method of `core.Node` and its arguments after `now`; or one of those below."""
@@ -99,7 +99,7 @@ class Step(NamedTuple):
     facts: frozenset[tuple[str, str, Term, NodeId]]
     """Who has led, held a lease, or was followed, for what election and in which term."""
     problems: tuple[str, ...]
-    """How the node has broken I4."""
+    """What the node has broken by itself: I4, and what is no matter of safety but of peace."""
     marks: frozenset[str]
     """What this shows to be possible."""
     saves: int
@@ -256,7 +256,7 @@ class Machines:
         if recorder.gone:
             return self.down(machine, recorder)
         shift(node, elapsed)
-        return self.after(machine, recorder, node, machine.incarnation)
+        return self.after(machine, recorder, node, machine.incarnation, event)
 
     def start(self, machine: Machine, recorder: Recorder) -> Step:
         incarnation = machine.incarnation + 1
@@ -276,11 +276,14 @@ class Machines:
         recorder.outbox.queue.clear()
         return self.after(machine, recorder, None, machine.incarnation)
 
-    def after(self, machine: Machine, recorder: Recorder, node: Node | None, incarnation: int) -> Step:
+    def after(
+        self, machine: Machine, recorder: Recorder, node: Node | None, incarnation: int, event: Event = ()
+    ) -> Step:
         timers = tuple(recorder.timers.values())
         after = self.intern(Machine(machine.id, node, recorder.disk, incarnation, timers, recorder.queue))
         facts = frozenset(fact for view in recorder.views for fact in facts_of(view, machine.id))
-        sent, problems = tuple(recorder.sent), tuple(recorder.problems)
+        sent = tuple(recorder.sent)
+        problems = (*recorder.problems, *orbits(recorder), *disruptions(machine, after, event))
         return Step(after, sent, facts, problems, marks_of(machine, after, recorder), recorder.saves)
 
 
@@ -289,6 +292,23 @@ def facts_of(view: View, me: NodeId) -> Iterator[tuple[str, str, Term, NodeId]]:
         yield ("held a lease" if view.secured else "led", view.election, view.term, me)
     elif view.leader is not None:
         yield ("was followed", view.election, view.term, view.leader)
+
+
+def orbits(recorder: Recorder) -> Iterator[str]:
+    """A token that comes to the same node again will do so for ever."""
+    for to, message in recorder.sent:
+        if isinstance(message, Token) and message.visited.count(recorder.id) > 1:
+            yield f"orbit: the token of {message.initiator} goes to {to} once more, and will for ever"
+
+
+def disruptions(before: Machine, after: Machine, event: Event) -> Iterator[str]:
+    """A leader that a quorum supports hears of a newer term, and has to go."""
+    if before.node is None or after.node is None or not event or event[0] != "receive":
+        return
+    for name, leading in before.node.leading.items():
+        newer = after.node.elections[name].promise.term > leading.leader_term
+        if leading.lease > 0 and newer and name not in after.node.leading:
+            yield f"disruption: {after.id}, whom a quorum supports, is deposed by {event[1]}"
 
 
 def marks_of(before: Machine, after: Machine, recorder: Recorder) -> frozenset[str]:

@@ -88,6 +88,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """Messages on one link may overtake each other, as no TCP connection lets them."""
     slow_disk: bool = False
     """A commit takes a while, in which other things happen."""
+    watch: tuple[str, ...] = ("I1", "I2", "I3", "I4", "agreement", "orbit")
+    """The properties that must hold."""
 
 
 class Envelope(NamedTuple):
@@ -268,11 +270,12 @@ class Model:
     def connect(self, state: State, a: NodeId, b: NodeId) -> Move:
         move = Move(("connect", a, b), state)
         for node, other in ((a, b), (b, a)):
-            here, there = self.machine(move.state, node), self.machine(move.state, other)
-            if here.node is not None and here.node.peers[other].connected:
+            here = self.machine(state, node).node
+            if here is not None and here.peers[other].connected:
                 move = move._replace(state=self.purged(move.state, other, node))
                 move = self.then(move, node, ("lost", other, False))
-            move = self.then(move, node, ("connected", other, there.incarnation))
+        for node, other in ((a, b), (b, a)):
+            move = self.then(move, node, ("connected", other, self.machine(state, other).incarnation))
         return move
 
     def cut(self, state: State, a: NodeId, b: NodeId) -> Move:
@@ -340,8 +343,12 @@ class Model:
         machines = (*state.machines[:number], step.machine, *state.machines[number + 1 :])
         net = state.net
         if step.sent:
-            there = {machine.id for machine in machines if machine.node is not None}
-            more = [self.envelope(id, to, message) for to, message in step.sent if to in there]
+            speaker = step.machine if step.machine.node else state.machines[number]
+            more = [
+                self.envelope(id, to, message)
+                for to, message in step.sent
+                if machines[self.index[to]].node and self.linked(speaker, machines[self.index[to]])
+            ]
             net = self.joined(net, more)
         past = state.past
         if step.facts and not past.issuperset(step.facts):
@@ -350,6 +357,8 @@ class Model:
         state = self.renumbered(State(machines, net, state.faults, state.ticks, state.waking, past))
         if step.problems or self.leases_count:
             problems = (*problems, *step.problems, *self.overlaps(state))
+        if problems:
+            problems = tuple(problem for problem in problems if problem.startswith(self.bounds.watch))
         return Move(action, state, problems, marks | step.marks)
 
     def envelope(self, source: NodeId, target: NodeId, message: Message) -> Envelope:

@@ -29,6 +29,8 @@ COMMANDS = {
     "certs": "electorate.cli.certs:app",
     "up": "electorate.cli.up:up",
     "sim": "electorate.cli.sim:sim",
+    "check": "electorate.cli.check:check",
+    "torture": "electorate.cli.torture.command:torture",
     "bench": "electorate.cli.bench_run:app",
 }
 """Where each subcommand is: a function, or an application with subcommands of its own."""

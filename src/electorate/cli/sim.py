@@ -11,11 +11,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from electorate.check.flaws import flawed
 from electorate.core.model import Beat, QuorumRule, Settings, Support
 from electorate.errors import UserError
 from electorate.sim.faults import GAPS, Level, plan_for
 from electorate.sim.run import Outcome, storm, summary
 from electorate.sim.scenario import Play, load, shipped
+from electorate.sim.stage import Stage, read
 from electorate.sim.swarm import swarm
 from electorate.sim.trace import Entry, record, tell
 from electorate.sim.world import World
@@ -42,6 +44,7 @@ def sim(
     ] = "majority",
     ring: Annotated[str, typer.Option(help=f"Which ring: {', '.join(RINGS)}.")] = "tanenbaum",
     scenario: Annotated[str, typer.Option(help="A scenario file or the name of a shipped one; `list`.")] = "",
+    replay: Annotated[Path | None, typer.Option(help="A schedule that `elect check` has written.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
     """Run an election in virtual time and tell its story, or hunt through many seeds for a violation.
@@ -51,6 +54,8 @@ def sim(
     if scenario == "list":
         return list_scenarios()
     check_words(algorithm, faults, quorum, ring)
+    if replay:
+        return play_schedule(replay, as_json)
     if scenario:
         return play(scenario, as_json)
     settings = Settings(algorithm=algorithm, ring=ring)  # type: ignore[arg-type]
@@ -91,6 +96,19 @@ def play(name: str, as_json: bool) -> None:
         print(json_line({"kind": "failure", "what": failure}) if as_json else f"NOT AS EXPECTED: {failure}")
     show(summary(world), as_json, textbook=scenario.quorum is QuorumRule.TEXTBOOK)
     sys.exit(1 if play.failures else 0)
+
+
+def play_schedule(file: Path, as_json: bool) -> None:
+    schedule = read(file)
+    with flawed(schedule.flaw):
+        stage = Stage(schedule)
+        stage.play()
+    tell_story(stage, as_json)
+    for violation in stage.violations:
+        print(
+            json_line({"kind": "violation", "what": str(violation)}) if as_json else f"VIOLATED  {violation}"
+        )
+    sys.exit(1 if stage.violations else 0)
 
 
 def tell_story(world: World, as_json: bool) -> None:
@@ -167,7 +185,7 @@ def hunt(
                 progress.stop()
                 code = show(outcome, as_json, rule is QuorumRule.TEXTBOOK)
                 if not as_json:
-                    print(f"\nreplay        {replay(settings, level, nodes, outcome.seed, seconds, rule)}")
+                    print(f"\nreplay        {again(settings, level, nodes, outcome.seed, seconds, rule)}")
                 sys.exit(code)
     share = availability / done
     if as_json:
@@ -177,7 +195,7 @@ def hunt(
         print(f"{done} seeds, {events:,} events, no violation; a lease was held {share:.1%} of the time")
 
 
-def replay(settings: Settings, level: Level, nodes: int, seed: int, seconds: float, rule: QuorumRule) -> str:
+def again(settings: Settings, level: Level, nodes: int, seed: int, seconds: float, rule: QuorumRule) -> str:
     """The command that shows this seed's story."""
     ring = f" --ring {settings.ring}" if settings.algorithm == "ring" else ""
     return (

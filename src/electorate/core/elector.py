@@ -28,6 +28,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from electorate.core.model import (
+    MAX_TERM,
     Accept,
     Arm,
     Changed,
@@ -428,6 +429,8 @@ class Elector:
             return Reason.NOT_A_VOTER
         if claimant not in self.node.membership.candidates:
             return Reason.INELIGIBLE
+        if claim.term > MAX_TERM:
+            return Reason.NO_TERM_LEFT
         if claim.term < self.promise.term or self.has_followed(claimant, claim.term):
             return Reason.OLD_TERM
         if claim.term == self.promise.term and self.has_backed_another(claimant):

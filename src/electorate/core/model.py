@@ -222,6 +222,7 @@ class Reason(StrEnum):
 
     NOT_A_VOTER = "I do not vote"
     INELIGIBLE = "the claimant may not lead"
+    NO_TERM_LEFT = "no term is left"
     OLD_TERM = "I know a newer term"
     BACKED_ANOTHER = "I backed another in this term"
     JUST_RESTARTED = "I restarted and may have promised my support"

@@ -186,13 +186,13 @@ class Stage(World):
 
     def connect(self, words: list[str]) -> None:
         for a, b in (words, words[::-1]):
-            host, other = self.hosts[a], self.hosts[b]
-            if host.node.peers[b].connected:
-                self.links[b, a].session = 0
-                self.act(host, "lost", b, False)
             self.sessions += 1
-            host.links[b].session = self.sessions
-            self.act(host, "connected", b, other.incarnation)
+            self.links[a, b].session = self.sessions
+        for a, b in (words, words[::-1]):
+            if self.hosts[a].node.peers[b].connected:
+                self.act(self.hosts[a], "lost", b, False)
+        for a, b in (words, words[::-1]):
+            self.act(self.hosts[a], "connected", b, self.hosts[b].incarnation)
 
     def sever(self, words: list[str]) -> None:
         for a, b in (words, words[::-1]):

@@ -1,0 +1,1 @@
+"""Real nodes, a real network, real faults."""
