@@ -3,8 +3,8 @@
 An algorithm chooses who tries next; this base decides who may lead. The safety argument is here, whole:
 
 1. A voter backs at most one claimant per term, durably, before it says so (`back`).
-2. A claimant leads once a quorum has backed it (`on_accept`), and two quorums share a voter:
-   so a term has at most one leader.
+2. A claimant leads once a quorum has backed it, itself included (`on_accept`), and two quorums share a
+   voter: so a term has at most one leader, and leads it once.
 3. A voter backs nobody while it supports another living leader (`is_sticky`), nor for a lease after a
    restart in which it may have forgotten such support (`is_amnesiac`).
 4. A leader counts on a quorum of supports only (`lease`), and resigns before it backs another
@@ -371,25 +371,26 @@ class Elector:
     # --- claiming and backing: who may ------------------------------------------------------------
 
     def claim(self, newest: Term = 0) -> None:
-        """Ask every voter to back me for the term after the newest; I back myself as durably as any other."""
+        """Ask every voter to back me for the term after the newest. I back myself as durably as any other and do
+        not lead before, but others need not wait for my disk to be asked."""
         term = max(self.promise.term, newest) + 1
         claim = self.claim_for(term)
         if self.objection(self.me, claim):
             return self.lose()
-        self.begin_claim(term)
-        self.changed()
+        self.stand(term)
         for voter in self.node.membership.voters:
             if voter != self.me:
                 self.send(voter, claim)
+        self.keep(term, self.me)
+        self.changed()
         self.send(self.me, Accept(self.name, term))
         return self.arm_answers()
 
-    def begin_claim(self, term: Term) -> None:
-        """Stop being what I was, and back myself."""
+    def stand(self, term: Term) -> None:
+        """Stop being what I was: I ask for this term."""
         self.free_myself_for(self.me)
         self.role, self.claimed = Role.CANDIDATE, term
         self.backers = self.refusers = frozenset()
-        self.keep(term, self.me)
 
     def claim_for(self, term: Term) -> Claim:
         return self.claim_type(self.name, term, self.position)
@@ -508,7 +509,7 @@ class Elector:
         if not self.claimed or term != self.claimed:
             return None
         self.backers |= {voter}
-        if self.node.membership.is_quorum(self.backers):
+        if self.me in self.backers and self.node.membership.is_quorum(self.backers):
             self.win()
         return None
 

@@ -153,7 +153,8 @@ class Ring(Elector):
             return True
         if not self.available or claim.term == self.promise.term:
             return False
-        self.begin_claim(claim.term)
+        self.stand(claim.term)
+        self.keep(claim.term, self.me)
         self.arm_answers()
         self.changed()
         return True
