@@ -285,7 +285,7 @@ def test_a_violation_is_told_and_played_again(tmp_path: Path) -> None:
     assert "** I1: b and a both became leader of term 1" in done.stdout
     again = elect(tmp_path, "sim", "--replay", "split.json")
     assert again.returncode == 1
-    assert "VIOLATED  I1 at 0.0000 s: a and b both became leader of term 1" in again.stdout
+    assert "VIOLATED  I1 at 0.0000 s: b and a both became leader of term 1" in again.stdout
     schedule = json.loads((tmp_path / "split.json").read_text())
     schedule["steps"] = [*schedule["steps"], "deliver a b Nonsense"]
     (tmp_path / "wrong.json").write_text(json.dumps(schedule))

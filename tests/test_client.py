@@ -339,15 +339,16 @@ def test_systemd_is_told_how_it_goes(tmp_path: Path, name: str) -> None:
         systemd.settimeout(BOUND)
 
         def heard(wanted: str) -> list[str]:
-            said = [systemd.recv(4096).decode()]
+            deadline, said = time.monotonic() + BOUND, [systemd.recv(4096).decode()]
             while not said[-1].startswith(wanted):
+                assert time.monotonic() < deadline, said
                 said.append(systemd.recv(4096).decode())
             return said
 
         with running(tmp_path, "a", NOTIFY_SOCKET=name, WATCHDOG_USEC="400000") as made:
             assert heard("READY=1") == ["READY=1"]
             assert elect(tmp_path, "status", *made.ways("a")[0]).returncode == 0
-            assert heard("STATUS=main: leader, leader a, term 1")
+            assert heard("STATUS=main: leader, leader a, term ")
             assert heard("WATCHDOG=1")
             assert heard("WATCHDOG=1")
             made.processes["a"].terminate()

@@ -50,16 +50,21 @@ def kept_going(on_round: Callable[..., Any]) -> Callable[..., Any]:
     return patient
 
 
+def counted_whatever_the_round(on_looking_vote: Callable[..., Any]) -> Callable[..., Any]:
+    """A vote of an earlier round counts in this one."""
+
+    def forgiving(self: Zab, sender: NodeId, round: int, vote: Any) -> None:
+        on_looking_vote(self, sender, max(round, self.round), vote)
+
+    return forgiving
+
+
 def nothing(_: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *_: None
 
 
 def never(_: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *_: False
-
-
-def always(_: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *_: True
 
 
 FLAWS: dict[str, tuple[type, str, Callable[[Callable[..., Any]], Callable[..., Any]]]] = {
@@ -70,7 +75,7 @@ FLAWS: dict[str, tuple[type, str, Callable[[Callable[..., Any]], Callable[..., A
     "two-votes-a-term": (Elector, "has_backed_another", never),
     "no-support-epoch": (Peer, "begin_stretch", nothing),
     "token-never-purged": (Ring, "on_round", kept_going),
-    "stale-notifications-count": (Zab, "confirms", always),
+    "stale-votes-count": (Zab, "on_looking_vote", counted_whatever_the_round),
 }
 
 

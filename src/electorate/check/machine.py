@@ -31,6 +31,7 @@ from electorate.core.model import (
 from electorate.core.node import Node
 from electorate.core.outbox import Outbox
 from electorate.core.ring import Coordinator, Token
+from electorate.core.zab import Notification, State, Zab
 
 Event: TypeAlias = tuple[Any, ...]
 """A method of `core.Node` and its arguments after `now`; or one of those below."""
@@ -98,6 +99,10 @@ class Step(NamedTuple):
     sent: tuple[tuple[NodeId, Message], ...]
     facts: frozenset[tuple[str, str, Term, NodeId]]
     """Who has led, held a lease, or was followed, for what election and in which term."""
+    votes: frozenset[tuple[str, str, int, NodeId]]
+    """ZAB: for whom the node has voted, in which round."""
+    elected: tuple[tuple[str, int, NodeId], ...]
+    """ZAB: whom it now holds for elected, and in which round."""
     problems: tuple[str, ...]
     """What the node has broken by itself: I4, and what is no matter of safety but of peace."""
     marks: frozenset[str]
@@ -284,7 +289,10 @@ class Machines:
         facts = frozenset(fact for view in recorder.views for fact in facts_of(view, machine.id))
         sent = tuple(recorder.sent)
         problems = (*recorder.problems, *orbits(recorder), *disruptions(machine, after, event))
-        return Step(after, sent, facts, problems, marks_of(machine, after, recorder), recorder.saves)
+        votes = frozenset(vote for _, message in sent for vote in votes_of(message, machine.id))
+        elected = tuple(decisions(machine, after))
+        marks = marks_of(machine, after, recorder)
+        return Step(after, sent, facts, votes, elected, problems, marks, recorder.saves)
 
 
 def facts_of(view: View, me: NodeId) -> Iterator[tuple[str, str, Term, NodeId]]:
@@ -292,6 +300,22 @@ def facts_of(view: View, me: NodeId) -> Iterator[tuple[str, str, Term, NodeId]]:
         yield ("held a lease" if view.secured else "led", view.election, view.term, me)
     elif view.leader is not None:
         yield ("was followed", view.election, view.term, view.leader)
+
+
+def votes_of(message: Message, me: NodeId) -> Iterator[tuple[str, str, int, NodeId]]:
+    if isinstance(message, Notification) and message.state is State.LOOKING:
+        yield (f"voted for {message.leader}", message.election, message.round, me)
+
+
+def decisions(before: Machine, after: Machine) -> Iterator[tuple[str, int, NodeId]]:
+    """The votes of its round have elected somebody."""
+    if before.node is None or after.node is None:
+        return
+    for name, election in after.node.elections.items():
+        earlier = before.node.elections.get(name)
+        if isinstance(election, Zab) and isinstance(earlier, Zab):
+            if election.decided and not election.settled and not earlier.decided:
+                yield name, election.round, election.decided
 
 
 def orbits(recorder: Recorder) -> Iterator[str]:

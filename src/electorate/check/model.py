@@ -32,6 +32,7 @@ from electorate.check.machine import (
     Event,
     Machine,
     Machines,
+    Step,
     digest,
 )
 from electorate.check.search import Move
@@ -354,6 +355,9 @@ class Model:
         if step.facts and not past.issuperset(step.facts):
             past |= step.facts
             problems = (*problems, *contradictions(past, step.facts))
+        if "phantom" in self.bounds.watch:
+            past |= step.votes
+            problems = (*problems, *self.phantoms(past, step))
         state = self.renumbered(State(machines, net, state.faults, state.ticks, state.waking, past))
         if step.problems or self.leases_count:
             problems = (*problems, *step.problems, *self.overlaps(state))
@@ -409,6 +413,16 @@ class Model:
             for name in node.leading if node else ():
                 if node and node.is_leader(0.0, name) and holders.setdefault(name, machine.id) != machine.id:
                     yield f"I2: {holders[name]} and {machine.id} hold a lease at the same time"
+
+    def phantoms(self, past: frozenset[Fact], step: Step) -> Iterator[str]:
+        """ZAB: who is held for elected has had the votes of a quorum, all in that round."""
+        for election, round, leader in step.elected:
+            voters = [n for what, e, r, n in past if (what, e, r) == (f"voted for {leader}", election, round)]
+            if not self.membership.is_quorum(voters):
+                yield (
+                    f"phantom: {step.machine.id} holds {leader} for elected in round {round}, in which only"
+                    f" {' and '.join(sorted(voters)) or 'nobody'} voted for it"
+                )
 
     def is_goal(self, state: State) -> bool:
         """Every election has a leader with a lease: that is what elections are for."""

@@ -11,6 +11,7 @@ When a connection breaks, the peer is dialled back at once, and what comes of th
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import random
 import socket
 import ssl
@@ -429,8 +430,8 @@ async def reach(host: str, port: int) -> socket.socket:
     `ConnectionRefusedError` only if all its addresses refuse."""
     loop = asyncio.get_running_loop()
     failure: OSError = ConnectionRefusedError(f"{host}:{port} refuses")
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        connecting = socket.socket(family, kind, protocol)
+    for family, address in await addresses(host, port):
+        connecting = socket.socket(family, socket.SOCK_STREAM)
         try:
             connecting.setblocking(False)
             await loop.sock_connect(connecting, address)
@@ -442,6 +443,17 @@ async def reach(host: str, port: int) -> socket.socket:
             if not isinstance(error, ConnectionRefusedError):
                 failure = error
     raise failure
+
+
+async def addresses(host: str, port: int) -> list[tuple[int, Any]]:
+    """What the name means; a number needs no thread that asks. Raises `OSError`."""
+    try:
+        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+    except ValueError:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return [(family, address) for family, _, _, _, address in found]
+    return [(family, (host, port))]
 
 
 def tune(transport: asyncio.Transport) -> None:
