@@ -29,11 +29,11 @@ $(READY): pyproject.toml
 # Real programs that tests work with.
 $(SERVERS): $(READY)
 	@{ ls /usr/lib/postgresql/*/bin/initdb && test -x /usr/sbin/haproxy && test -x /usr/sbin/nginx && \
-		test -x /usr/bin/promtool && test -x /usr/bin/systemd-analyze && test -x /usr/sbin/nft; } >/dev/null 2>&1 || \
+		test -x /usr/bin/promtool && test -x /usr/bin/systemd-analyze && test -x /usr/sbin/nft && test -x /usr/bin/strace; } >/dev/null 2>&1 || \
 		{ sudo=$$(test $$(id -u) = 0 || echo sudo); $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 		$$sudo apt-get install -qq -y --no-install-recommends postgresql haproxy nginx-light \
-		prometheus systemd nftables iproute2 >/dev/null; } || \
-		{ echo "The tests need PostgreSQL, HAProxy, nginx, Prometheus, systemd and nftables, as in Debian."; exit 1; }
+		prometheus systemd nftables iproute2 strace >/dev/null; } || \
+		{ echo "The tests need PostgreSQL, HAProxy, nginx, Prometheus, systemd, nftables and strace, as in Debian."; exit 1; }
 	@touch $(SERVERS)
 
 demo: $(READY)

@@ -313,9 +313,10 @@ def decisions(before: Machine, after: Machine) -> Iterator[tuple[str, int, NodeI
         return
     for name, election in after.node.elections.items():
         earlier = before.node.elections.get(name)
-        if isinstance(election, Zab) and isinstance(earlier, Zab):
-            if election.decided and not election.settled and not earlier.decided:
-                yield name, election.round, election.decided
+        if not (isinstance(election, Zab) and isinstance(earlier, Zab)):
+            continue
+        if election.decided and not election.settled and not earlier.decided:
+            yield name, election.round, election.decided
 
 
 def orbits(recorder: Recorder) -> Iterator[str]:

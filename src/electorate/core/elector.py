@@ -371,8 +371,8 @@ class Elector:
     # --- claiming and backing: who may ------------------------------------------------------------
 
     def claim(self, newest: Term = 0) -> None:
-        """Ask every voter to back me for the term after the newest. I back myself as durably as any other and do
-        not lead before, but others need not wait for my disk to be asked."""
+        """Ask every voter to back me for the term after the newest. I back myself as durably as any other,
+        and do not lead before; but to be asked, nobody need wait for my disk."""
         term = max(self.promise.term, newest) + 1
         claim = self.claim_for(term)
         if self.objection(self.me, claim):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +82,8 @@ class Arena(Cluster):
         """Who has been told to stop, and is to be started again."""
         self.runs: dict[str, subprocess.Popen[bytes]] = {}
         self.disks = os.geteuid() == 0
+        self.slowed: list[subprocess.Popen[bytes]] = []
+        """The tracers that keep nodes waiting for their disks."""
         self.mounted = ExitStack()
 
     async def __aenter__(self) -> Self:
@@ -100,6 +103,7 @@ class Arena(Cluster):
     async def close(self) -> None:
         """To be interrupted a second time leaves nothing behind either."""
         try:
+            self.hurry()
             for process in self.runs.values():
                 process.kill()
             for node in self.nodes.values():
@@ -172,7 +176,7 @@ class Arena(Cluster):
         return history
 
     async def carry_out(self, step: Step) -> None:
-        if step.verb in UNAVAILABLE - self.fabric.verbs or (step.verb == "fill" and not self.disks):
+        if not self.can(step.verb):
             self.skipped[step.verb] += 1
             return
         self.report(f"{now() - self.history.start:8.2f}  {' '.join([step.verb, *step.words])}")
@@ -180,6 +184,11 @@ class Arena(Cluster):
         done = getattr(self, DEEDS.get(step.verb, step.verb))(words)
         if done is not None:
             await done
+
+    def can(self, verb: str) -> bool:
+        if verb == "disk":
+            return shutil.which("strace") is not None
+        return self.disks if verb == "fill" else verb not in UNAVAILABLE - self.fabric.verbs
 
     def who(self, word: str) -> str:
         if word != "leader":
@@ -305,6 +314,26 @@ class Arena(Cluster):
 
     def calm(self, words: list[str]) -> None:
         self.fabric.calm()
+
+    def disk(self, words: list[str]) -> None:
+        """Each sync of this node's files takes so long, or all disks are as usual."""
+        if not words:
+            return self.hurry()
+        id, seconds = words
+        syncs = "fsync,fdatasync"
+        slowly = f"inject={syncs}:delay_enter={round(float(seconds) * 1e6)}"
+        for pid in (self.nodes[id].pid, self.runs[id].pid if id in self.runs else None):
+            if pid is not None:
+                tracer = ("strace", "-f", "-qq", "-o", os.devnull, "-e", syncs, "-e", slowly, "-p", str(pid))
+                self.slowed.append(subprocess.Popen(tracer, stderr=subprocess.DEVNULL))
+        return None
+
+    def hurry(self) -> None:
+        for tracer in self.slowed:
+            tracer.terminate()
+        for tracer in self.slowed:
+            tracer.wait()
+        self.slowed.clear()
 
     def fill(self, words: list[str]) -> None:
         """Write until the disk is full."""

@@ -6,7 +6,7 @@
 
 A step is written as in a scenario of the simulator, with the verbs that are used there. `leader` stands for
 whoever leads then. Without a node, `restart`, `continue`, `heal`, `calm` and `empty` mean all who are
-concerned.
+concerned; `disk` alone means that all disks are as usual.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ VERBS = {
     "duplicate": "NODE NUMBER",
     "reorder": "NODE NUMBER",
     "calm": "",
+    "disk": "NODE SECONDS or ",
     "fill": "NODE",
     "empty": "",
 }
 """What may follow each verb. `loss`, `duplicate` and `reorder` take percent of what the node sends, `rate`
-kbit/s, `delay` milliseconds and how far they vary."""
+kbit/s, `delay` milliseconds and how far they vary, `disk` the seconds that each sync takes."""
 
 LEAST, MOST = 1.0, 3.0
 """Seconds that a fault lasts."""
@@ -152,6 +153,10 @@ def reorder(rng: random.Random, ids: list[str]) -> Steps:
     return [f"reorder {id} 30" for id in ids], "calm"
 
 
+def slow_disk(rng: random.Random, ids: list[str]) -> Steps:
+    return [f"disk {victim(rng, ids)} {rng.choice((0.02, 0.1, 0.4))}"], "disk"
+
+
 def full_disk(rng: random.Random, ids: list[str]) -> Steps:
     return [f"fill {victim(rng, ids)}"], "empty"
 
@@ -171,6 +176,7 @@ FAULTS: dict[str, Callable[[random.Random, list[str]], Steps]] = {
     "delay": delay,
     "duplicate": duplicate,
     "reorder": reorder,
+    "slow disk": slow_disk,
     "full disk": full_disk,
 }
 

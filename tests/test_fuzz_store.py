@@ -1,0 +1,181 @@
+"""The store after every crash. What a process writes is watched from outside (strace), and then played up to
+each of its calls: the process ended there, or the power failed there, and what was not yet synced is lost in
+part or torn. Every promise that was durable by then must be in the store that starts again."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from electorate.core.model import Promise
+from electorate.errors import UserError
+from electorate.runtime.store import Store
+
+COMMITS = 4
+WORK = f"""
+import os, sys
+from pathlib import Path
+from electorate.core.model import Promise
+from electorate.runtime.store import Store
+store = Store(Path(sys.argv[1]), "test", "a")
+for term in range(1, {COMMITS} + 1):
+    store.commit([Promise("main", term, "b", 0), *(Promise(f"shard-{{n}}", term, None, 0) for n in range(term * 9))])
+    os.write(1, b"durable")
+store.close()
+"""
+CALL = re.compile(r"^\d+ +(\w+)\((.*)\) += (\d+)")
+NAMED = re.compile(r"(\d+)<([^>]*)>")
+
+
+class Call(NamedTuple):
+    """One thing that the process asked of the kernel. `text` is a file; `at` an offset or a length."""
+
+    kind: str
+    path: str
+    at: int = 0
+    data: bytes = b""
+    to: str = ""
+
+
+def unescape(text: str) -> bytes:
+    return bytes.fromhex(text.replace('"', "").replace("\\x", ""))
+
+
+def calls(trace: Path, directory: Path) -> Iterator[Call]:
+    """What was done in the directory, and when it was said to be durable."""
+    for line in trace.read_text().splitlines():
+        match = CALL.match(line)
+        if match is None:
+            continue
+        kind, arguments, result = match.groups()
+        parts = arguments.split(", ")
+        if kind == "write" and len(parts) > 1 and unescape(parts[1]) == b"durable":
+            yield Call("durable", "")
+        elif kind in ("rename", "unlink"):
+            names = [Path(unescape(part).decode()) for part in parts]
+            if names[0].parent == directory:
+                yield Call(kind, names[0].name, to=names[-1].name)
+        elif named := NAMED.match(parts[0] if kind != "openat" else f"{result}{line[line.rindex('<') :]}"):
+            path = Path(unescape(named[2]).decode())
+            if path.parent != directory or path.name == "lock":
+                continue
+            match kind:
+                case "openat" if "O_CREAT" in arguments:
+                    yield Call("create", path.name)
+                case "pwrite64":
+                    yield Call("write", path.name, int(parts[3]), unescape(parts[1]))
+                case "fsync" | "fdatasync":
+                    yield Call("sync", path.name)
+                case "ftruncate":
+                    yield Call("cut", path.name, int(parts[1]))
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
+    place = tmp_path_factory.mktemp("traced")
+    trace = place / "trace"
+    watched = "openat,pwrite64,write,fsync,fdatasync,ftruncate,rename,unlink"
+    tracer = ["strace", "-f", "-y", "-xx", "-s", "99999", "-e", watched, "-o", str(trace)]
+    work = [sys.executable, "-c", WORK, str(place / "data")]
+    subprocess.run([*tracer, *work], check=True, capture_output=True)
+    history = list(calls(trace, place / "data"))
+    assert [call.kind for call in history].count("durable") == COMMITS
+    assert len([call for call in history if call.kind == "write"]) > 10 * COMMITS
+    return history
+
+
+Disk = dict[str, bytes]
+
+
+def perform(disk: Disk, call: Call) -> None:
+    content = disk.get(call.path, b"")
+    match call.kind:
+        case "create":
+            disk[call.path] = content
+        case "write":
+            disk[call.path] = (
+                content[: call.at].ljust(call.at, b"\0") + call.data + content[call.at + len(call.data) :]
+            )
+        case "cut":
+            disk[call.path] = content[: call.at]
+        case "rename":
+            disk[call.to] = disk.pop(call.path)
+        case "unlink":
+            disk.pop(call.path, None)
+
+
+def ended(history: list[Call]) -> Disk:
+    """The process ended here: the kernel has all that it was told."""
+    disk: Disk = {}
+    for call in history:
+        perform(disk, call)
+    return disk
+
+
+def failed(history: list[Call], survives: Callable[[int, Call], Call | None]) -> Disk:
+    """The power failed here: of what was not yet synced, `survives` says what the disk has kept."""
+    disk: Disk = {}
+    for at, call in enumerate(history):
+        synced = call.kind in ("create", "rename", "unlink") or any(
+            later.kind == "sync" and later.path == call.path for later in history[at:]
+        )
+        kept = call if synced else survives(at, call)
+        if kept:
+            perform(disk, kept)
+    return disk
+
+
+def torn(_: int, call: Call) -> Call:
+    return call._replace(data=call.data[: len(call.data) // 2])
+
+
+FAILURES: dict[str, Callable[[int, Call], Call | None]] = {
+    "nothing": lambda at, call: None,
+    "every other one": lambda at, call: call if at % 2 else None,
+    "the others": lambda at, call: None if at % 2 else call,
+    "half of each": torn,
+}
+
+
+def crash_everywhere(directory: Path, history: list[Call], how: str) -> set[int]:
+    """Start again after each call; returns the terms that were found."""
+    found = set()
+    for length in range(len(history) + 1):
+        past = history[:length]
+        disk = ended(past) if how == "the process ends" else failed(past, FAILURES[how])
+        directory.mkdir()
+        for name, content in disk.items():
+            (directory / name).write_bytes(content)
+        durable = [call.kind for call in past].count("durable")
+        with closing(Store(directory, "test", "a")) as store:
+            promises = store.load()
+        term = promises.get("main", Promise("main")).term
+        assert durable <= term <= durable + 1, f"after {length} calls"
+        assert len(promises) == (1 + 9 * term if term else 0), "all of a commit, or nothing of it"
+        assert {promise.term for promise in promises.values()} <= {term}
+        found.add(term)
+        shutil.rmtree(directory)
+    return found
+
+
+@pytest.mark.parametrize("how", ["the process ends", *FAILURES])
+def test_what_was_durable_is_there_after_a_crash_at_any_point(
+    tmp_path: Path, history: list[Call], how: str
+) -> None:
+    assert crash_everywhere(tmp_path / "data", history, how) == set(range(COMMITS + 1))
+
+
+@pytest.mark.parametrize("file", ["electorate.db", "electorate.db-journal"])
+def test_without_a_sync_that_would_be_noticed(tmp_path: Path, history: list[Call], file: str) -> None:
+    careless = [call for call in history if (call.kind, call.path) != ("sync", file)]
+    with pytest.raises((AssertionError, UserError)):
+        for how in FAILURES:
+            crash_everywhere(tmp_path / how, careless, how)
