@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SERVERS := .venv/.servers
 
-.PHONY: help demo test check format bench check-deep mutants torture clean
+.PHONY: help demo test check format bench check-deep mutants torture fuzz soak clean
 
 help:
 	@echo "make demo    three real processes elect, crash, recover and hand over"
@@ -16,6 +16,8 @@ help:
 	@echo "make check-deep  the model checker without its limits: hours, and all the memory there is"
 	@echo "make mutants weaken each rule of the core, and see which test or storm notices"
 	@echo "make torture real nodes under real faults, ten minutes for each algorithm (as root)"
+	@echo "make fuzz    bytes and stories that nobody thought of, FUZZ_SECONDS (600) for each target"
+	@echo "make soak    10,000 elections and 100,000 connections in one process"
 	@echo "make format  put the code in shape"
 	@echo "make clean   remove what make has made"
 
@@ -56,8 +58,8 @@ bench: $(READY)
 	@$(BIN)/python bench/run.py
 
 check-deep: $(READY)
+	@DEEP=1 $(BIN)/pytest -n 0 --timeout 0 tests/test_check.py -k counted
 	@$(BIN)/elect check --deep
-	@RING=10 $(BIN)/pytest -n 0 --timeout 0 tests/test_check.py -k counted
 
 mutants: $(READY)
 	@$(BIN)/python -m tests.mutants $(ONLY)
@@ -65,6 +67,17 @@ mutants: $(READY)
 torture: $(SERVERS)
 	@for a in bully ring raft zab; do \
 		$(BIN)/elect torture --algorithm $$a --nodes 5 --minutes 10 --report torture-$$a.html || exit 1; done
+
+FUZZ_SECONDS ?= 600
+
+fuzz: $(READY)
+	@for target in frames greeting; do \
+		mkdir -p .venv/corpus/$$target && $(BIN)/python -m fuzz.$$target -max_total_time=$(FUZZ_SECONDS) \
+		-artifact_prefix=.venv/corpus/ .venv/corpus/$$target fuzz/corpus/$$target || exit 1; done
+	@FUZZ_EXAMPLES=$$((10 * $(FUZZ_SECONDS))) $(BIN)/pytest --timeout 0 tests/test_fuzz_core.py tests/test_fuzz_config.py
+
+soak: $(READY)
+	@SOAK_ELECTIONS=10000 SOAK_ATTEMPTS=100000 $(BIN)/pytest -n 0 tests/test_soak.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

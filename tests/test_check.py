@@ -230,48 +230,63 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path) -> None:
         asked.search().resume(tmp_path / "cut", asked.name)
 
 
+ASLEEP, CANDIDATE, RELAY, LEADER = range(4)
+
+
 class Ring:
-    """Chang and Roberts' election on a ring with ids that descend in the direction of the messages: each node
-    sends its own when it wakes, passes on a larger one, drops a smaller one, and leads when its own is back."""
+    """Chang and Roberts' election on a ring with ids that descend in the direction of the messages. A node that wakes
+    by itself is a candidate and sends its own id. Whoever is woken by a message, or hears a larger id than its
+    own, is a relay, and passes all on; a candidate drops a smaller one, and leads when its own is back."""
 
     def __init__(self, nodes: int) -> None:
         self.nodes = nodes
 
     def initial(self) -> Any:
-        return ((False,) * self.nodes, ((),) * self.nodes, False)
+        return ((ASLEEP,) * self.nodes, ((),) * self.nodes)
 
     def fingerprint(self, state: Any) -> int:
         return hash(state)
 
     def moves(self, state: Any) -> tuple[list[Move], bool]:
-        awake, links, led = state
+        phases, links = state
         moves = []
-        for node in range(self.nodes):
-            after, mine = (node + 1) % self.nodes, self.nodes - node
-            if not awake[node]:
-                woken = (*awake[:node], True, *awake[node + 1 :])
-                moves.append(Move(("wake", node), (woken, self.sent(links, after, mine), led)))
-            elif links[node]:
-                first, *rest = links[node]
-                left = (*links[:node], tuple(rest), *links[node + 1 :])
-                passed = self.sent(left, after, first) if first > mine else left
-                moves.append(Move(("arrive", node), (awake, passed, led or first == mine)))
+        for node, (phase, link) in enumerate(zip(phases, links, strict=True)):
+            mine = self.nodes - node
+            if phase == ASLEEP:
+                woken = self.after(state, node, CANDIDATE, link, (mine,))
+                moves.append(Move(("wake", node), woken))
+            if link:
+                first, *rest = link
+                lost = phase == CANDIDATE and first < mine
+                won = phase == CANDIDATE and first == mine
+                becomes = LEADER if won else phase if lost else RELAY
+                passed = () if won or lost else (first,)
+                arrived = self.after(state, node, becomes, tuple(rest), passed)
+                moves.append(Move(("arrive", node), arrived))
         return moves, False
 
-    def sent(self, links: Any, to: int, id: int) -> Any:
-        return (*links[:to], (*links[to], id), *links[to + 1 :])
+    def after(self, state: Any, node: int, phase: int, link: Any, sent: Any) -> Any:
+        phases, links = map(list, state)
+        phases[node], links[node] = phase, link
+        links[(node + 1) % self.nodes] += sent
+        return (tuple(phases), tuple(links))
 
     def ample(self, state: Any, moves: list[Move]) -> list[int]:
         return list(range(len(moves)))
 
     def is_goal(self, state: Any) -> bool:
-        return bool(state[2])
+        return LEADER in state[0]
 
 
-@pytest.mark.parametrize(("nodes", "states", "transitions"), [(4, 76, 162), (6, 836, 2629), (7, 2860, 10439)])
-def test_the_ring_is_counted_as_by_hand(nodes: int, states: int, transitions: int) -> None:
+COUNTED = {4: (163, 361), 8: (76_835, 309_058), 10: (1_924_005, 9_386_530)}
+"""States and transitions: for ten nodes those that SPIN and TLC report."""
+
+
+@pytest.mark.parametrize("nodes", [4, 8, *([10] if "DEEP" in os.environ else [])])
+def test_a_classic_is_counted_as_by_other_checkers(nodes: int) -> None:
     verdict = Search(Ring(nodes), dead_ends=True).run()
-    assert (verdict.states, verdict.transitions, verdict.found) == (states, transitions, ())
+    assert (verdict.states, verdict.transitions) == COUNTED[nodes]
+    assert verdict.found == ()
 
 
 # --- the command ------------------------------------------------------------------------------------
