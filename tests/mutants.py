@@ -1,7 +1,7 @@
 """`make mutants`: weaken one rule of the core at a time, and see who notices.
 
 A mutant is one change of the source, named in `mutants.toml`. Each is made in a copy, and then meets every
-detector: the tests, and storms in the simulator. What killed it, and after how long, goes into
+detector: the tests, the model checker, and storms in the simulator. What killed it, and after how long, goes into
 `docs/mutants.md`. A rule that nobody misses is not tested, or not needed.
 """
 
@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 import electorate
+from electorate.check.question import shipped
 from electorate.core.model import Settings
 from electorate.errors import UserError
 from electorate.sim.run import simulate
@@ -29,13 +30,15 @@ ROOT = Path(__file__).parent.parent
 LIST = Path(__file__).with_suffix(".toml")
 VERDICTS = ROOT / ".venv" / "mutants"
 TABLE = ROOT / "docs" / "mutants.md"
-TESTS = ("core", "mutants_killed", "work", "scenarios", "counts", "guards")
+TESTS = ("conformance", "core", "mutants_killed", "work", "scenarios", "counts", "guards")
 SOUND = "not without_the_guard and not with_every_guard and not nothing_that_is_said"
 """Left out: the tests that take another guard away (one flaw at a time), those that are storms, and the one
 that draws its cases, for what it finds differs from run to run."""
 ALGORITHMS = ("raft", "bully", "ring", "zab")
 STORMS = float(os.environ.get("STORMS", "40"))
 """Seconds of storms for one mutant."""
+STATES = 6_000
+"""How many states of each question the model checker sees."""
 PROCESSES = 2
 
 
@@ -74,11 +77,12 @@ class Death(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, frozen=True):
     name: str
     tests: Death
+    checker: Death
     storms: Death
 
     @property
     def killed(self) -> bool:
-        return bool(self.tests.by or self.storms.by)
+        return any(death.by for death in (self.tests, self.checker, self.storms))
 
 
 class _List(msgspec.Struct, frozen=True):
@@ -97,7 +101,12 @@ def judge(mutant: Mutant) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         place = copy(Path(folder))
         mutant.apply(place / "src" / "electorate" / "core")
-        return Verdict(mutant.name, tested(place), stormed(place, mutant.algorithms))
+        return Verdict(
+            mutant.name,
+            tested(place),
+            asked(place, "check", mutant.algorithms),
+            asked(place, "storm", mutant.algorithms),
+        )
 
 
 def copy(place: Path) -> Path:
@@ -124,12 +133,12 @@ def tested(place: Path) -> Death:
     return Death(by, time.monotonic() - started)
 
 
-def stormed(place: Path, algorithms: Sequence[str]) -> Death:
+def asked(place: Path, detector: str, algorithms: Sequence[str]) -> Death:
+    """Let the model checker or the storms at it, in a process of their own."""
     started = time.monotonic()
-    ran = run(place, "-m", "tests.mutants", "storm", *algorithms)
-    if ran.returncode:
-        return Death(ran.stderr.strip().splitlines()[-1], time.monotonic() - started)
-    return Death(ran.stdout.strip(), time.monotonic() - started)
+    ran = run(place, "-m", "tests.mutants", detector, *algorithms)
+    by = ran.stderr.strip().splitlines()[-1] if ran.returncode else ran.stdout.strip()
+    return Death(by, time.monotonic() - started)
 
 
 def run(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -140,9 +149,18 @@ def run(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def check(algorithms: Sequence[str]) -> str:
+    """The shipped questions about two nodes, as far as `STATES` each. Returns what was found, or ""."""
+    for question in shipped():
+        if question.algorithm in algorithms and question.nodes == 2:
+            answer = msgspec.structs.replace(question, limit=STATES, dead_ends=False).answer()
+            if answer.problem:
+                return f"{answer.problem.split(':')[0]}: {question.name}"
+    return ""
+
+
 def storm(algorithms: Sequence[str]) -> str:
     """Hostile runs in turn, until one breaks an invariant or the time is over. Returns which did, or ""."""
-    assert Path(electorate.__file__).is_relative_to(Path.cwd() / "src"), "this is not the mutant"
     until = time.monotonic() + STORMS
     for seed in count():
         for algorithm in algorithms:
@@ -166,22 +184,20 @@ def table(verdicts: Sequence[tuple[Mutant, Verdict]]) -> str:
         "# Mutants",
         "",
         "Would anybody notice? `make mutants` weakens one rule of the core at a time, in a copy, lets the",
-        "tests and the simulator at it, and writes this page. The list is `tests/mutants.toml`.",
-        "`make mutants ONLY=name` judges one. Times are seconds on two busy cores; storms get "
-        f"{STORMS:.0f} per mutant.",
+        "tests, the model checker and the simulator at it, and writes this page. The list is",
+        "`tests/mutants.toml`. `make mutants ONLY=name` judges one. Times are seconds on two busy cores; storms",
+        f"get {STORMS:.0f} per mutant, and the checker {STATES:,} states for each of its questions about two nodes.",
         "",
         f"{len(verdicts)} mutants, {len(verdicts) - len(alive)} killed; {len(alive)} live, "
         f"{len(alive) - len(unexplained)} of them for the reason given below.",
         "",
-        "| mutant | what it weakens | killed by the tests | s | killed by storms alone | s |",
-        "|---|---|---|---|---|---|",
+        "| mutant | what it weakens | killed by the tests | s | by the checker alone | s | by storms alone | s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for mutant, verdict in verdicts:
-        tests, storms = verdict.tests, verdict.storms
-        lines.append(
-            f"| {mutant.name} | {mutant.rule} | {cell(tests)} | {tests.seconds:.0f} "
-            f"| {cell(storms)} | {storms.seconds:.0f} |"
-        )
+        deaths = (verdict.tests, verdict.checker, verdict.storms)
+        cells = " | ".join(f"{cell(death)} | {death.seconds:.0f}" for death in deaths)
+        lines.append(f"| {mutant.name} | {mutant.rule} | {cells} |")
     lines += ["", "## Those that live", ""]
     lines += [
         f"- **{mutant.name}**: {mutant.equivalent or 'nobody has noticed: a hole.'}" for mutant in alive
@@ -207,7 +223,9 @@ def judge_and_keep(mutant: Mutant) -> Verdict:
     verdict = judge(mutant)
     (VERDICTS / f"{mutant.name}.json").write_bytes(msgspec.json.encode(verdict))
     print(
-        f"{mutant.name:36} {verdict.tests.by or 'tests: -':60} {verdict.storms.by or 'storms: -'}", flush=True
+        f"{mutant.name:28} {verdict.tests.by or 'tests: -':60} {verdict.checker.by or 'checker: -'} "
+        f"| {verdict.storms.by or 'storms: -'}",
+        flush=True,
     )
     return verdict
 
@@ -227,8 +245,10 @@ def main(only: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     try:
-        if sys.argv[1:2] == ["storm"]:
-            print(storm(sys.argv[2:]))
+        if sys.argv[1:2] in (["storm"], ["check"]):
+            assert Path(electorate.__file__).is_relative_to(Path.cwd() / "src"), "this is not the mutant"
+            detect = storm if sys.argv[1] == "storm" else check
+            print(detect(sys.argv[2:]))
         else:
             sys.exit(main(sys.argv[1:]))
     except UserError as error:

@@ -249,6 +249,14 @@ QUORUMS = [
 ]
 
 
+def test_half_a_group_does_not_carry_it() -> None:
+    """Two groups of two: a majority of the groups is both, and both members of each."""
+    groups = tuple(Member(id, group=group) for id, group in zip("abcd", "xxyy", strict=True))
+    membership = Membership(groups, QuorumRule.HIERARCHICAL)
+    assert membership.is_quorum("abcd")
+    assert not any(membership.is_quorum(few) for few in ("ac", "abc", "bcd", "ab"))
+
+
 @pytest.mark.parametrize(("ids", "rule", "enough", "too_few"), QUORUMS)
 def test_quorums(ids: str, rule: QuorumRule, enough: list[str], too_few: list[str]) -> None:
     membership = Membership(tuple(Member(id) for id in ids), rule)

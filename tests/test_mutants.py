@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from electorate.errors import UserError
-from tests.mutants import LIST, ROOT, Death, Mutant, Verdict, copy, mutants, run, table
+from tests.mutants import LIST, ROOT, Death, Mutant, Verdict, asked, copy, mutants, run, table
 
 CORE = ROOT / "src" / "electorate" / "core"
 
@@ -46,18 +46,26 @@ def test_a_detector_runs_the_mutant(tmp_path: Path) -> None:
     assert run(place, "-c", "from electorate.core.model import MAX_TERM as m; print(m)").stdout == "7\n"
 
 
+@pytest.mark.parametrize("detector", ["check", "storm"])
+def test_the_checker_and_the_storms_see_a_vote_that_is_not_saved(tmp_path: Path, detector: str) -> None:
+    place = copy(tmp_path)
+    [careless] = [mutant for mutant in mutants() if mutant.name == "back-without-save"]
+    careless.apply(place / "src" / "electorate" / "core")
+    assert asked(place, detector, ["raft"]).by.startswith("I4: raft")
+
+
 def test_the_table_names_what_lives_and_why() -> None:
     dead, argued, hole = (Mutant(name, "node.py", f"rule of {name}", "a", "b") for name in ("x", "y", "z"))
     argued = Mutant("y", "node.py", "rule of y", "a", "b", equivalent="it costs time only")
     alive = Death("", 3.0)
     page = table(
         [
-            (dead, Verdict("x", Death("test_x[a|b]", 1.0), alive)),
-            (argued, Verdict("y", alive, alive)),
-            (hole, Verdict("z", alive, alive)),
+            (dead, Verdict("x", Death("test_x[a|b]", 1.0), alive, alive)),
+            (argued, Verdict("y", alive, alive, alive)),
+            (hole, Verdict("z", alive, alive, alive)),
         ]
     )
     assert "3 mutants, 1 killed; 2 live, 1 of them" in page
-    assert "| x | rule of x | test_x[a\\|b] | 1 | - | 3 |" in page
+    assert "| x | rule of x | test_x[a\\|b] | 1 | - | 3 | - | 3 |" in page
     assert "- **y**: it costs time only" in page
     assert "- **z**: nobody has noticed" in page
