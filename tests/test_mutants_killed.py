@@ -10,6 +10,7 @@ from electorate.core.model import (
     Beat,
     Follow,
     Kind,
+    Lead,
     Member,
     Promise,
     Reason,
@@ -337,3 +338,21 @@ def test_a_support_counts_from_the_beat_it_names() -> None:
     beats = Beats(1, lease=0.5)
     first, second = beats.next(1.0), beats.next(1.1)
     assert (beats.sent_at(first), beats.sent_at(second), beats.sent_at(second + 1)) == (1.0, 1.1, None)
+
+
+def test_a_disk_that_stalls_does_not_fill_the_memory() -> None:
+    """A leader repeats its Lead with each beat, and is answered each time: behind the disk, that waits once."""
+    table = Table("abc")
+    table.connect()
+    b = table["b"]
+    b.instant_disk = False
+    for _ in range(100):
+        table.do("b", Node.receive, "a", Lead(E, 1, 0))
+    assert b.unsaved == [Promise(E, 1, "a", 0)]
+    assert len(b.outbox.queue) <= 3
+    assert not said(table, "b", Follow)
+    b.commit()
+    assert len(said(table, "b", Follow)) == 1
+    assert not b.outbox.queue
+    table.do("b", Node.receive, "a", Lead(E, 1, 0))
+    assert len(said(table, "b", Follow)) == 2, "what does not wait is said again"

@@ -164,6 +164,14 @@ def test_real_nodes_keep_the_rules(algorithm: str, tmp_path: Path) -> None:
         assert verdict["writes"] > 0 and not {"part", "loss", "fill"} & set(verdict["skipped"])
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_minute_of_whatever_a_seed_decides(algorithm: str, tmp_path: Path) -> None:
+    told = compose(algorithm, 3, 5, 60.0)
+    code, verdict, complaint = played(tmp_path / "schedule.json", told)
+    assert (code, verdict["violations"]) == (0, []), complaint
+    assert verdict["leaderships"] >= 5 and verdict["faults"] >= 8
+
+
 @needs_network
 def test_a_rule_without_a_quorum_is_found_out(tmp_path: Path) -> None:
     steps = ("0.5 split a | b c",)

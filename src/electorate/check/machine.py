@@ -130,7 +130,7 @@ class Recorder:
         self.gone = False
         self.outbox = Outbox(self)
         waiting, self.saving = (machine.queue or ((), ()))[:2]
-        self.outbox.queue.extend(waiting)
+        self.outbox.queue.update(dict.fromkeys(waiting))
         self.outbox.committing = len(self.saving)
 
     def transmit(self, to: NodeId, message: Message) -> None:

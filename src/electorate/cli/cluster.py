@@ -121,12 +121,14 @@ class Cluster:
 
     async def close(self) -> None:
         self.listen = None
-        for node in self.nodes.values():
-            node.send(signal.SIGCONT)
-            node.kill()
-        for node in self.nodes.values():
-            await node.gone()
-        self.held.close()
+        try:
+            for node in self.nodes.values():
+                node.send(signal.SIGCONT)
+                node.kill()
+            for node in self.nodes.values():
+                await node.gone()
+        finally:
+            self.held.close()
 
     async def spawn(self, node: Node) -> None:
         config, data = str(self.path / "cluster.toml"), str(self.path / node.id)

@@ -7,11 +7,14 @@ under way are committed together, so durable writes cost one commit per batch.
 Beat, Support and Resign pass at once. They rest on no promise that a store keeps (support is a
 promise in time, guarded by the wait after a restart; a resignation takes nothing back), so a slow
 disk delays neither a living leader's lease nor the end of a leadership.
+
+What waits already is not queued again: however long a disk stalls, and however often a node repeats itself
+meanwhile, the queue does not grow.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -48,20 +51,20 @@ class Host(Protocol):
 class Outbox:
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.queue: deque[Save | Send] = deque()
+        self.queue: OrderedDict[Save | Send, None] = OrderedDict()
         self.committing = 0
 
     def perform(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Send):
                 if self.queue and type(effect.message) not in UNBOUND:
-                    self.queue.append(effect)
+                    self.queue[effect] = None
                 else:
                     self.host.transmit(effect.to, effect.message)
             elif isinstance(effect, Arm):
                 self.host.arm(effect.timer, effect.low, effect.high)
             elif isinstance(effect, Save):
-                self.queue.append(effect)
+                self.queue[effect] = None
             elif isinstance(effect, Disarm):
                 self.host.disarm(effect.timer)
             else:
@@ -73,14 +76,14 @@ class Outbox:
         """The commit under way is durable: let go what waited for it, then commit what came since."""
         queue = self.queue
         while queue:
-            effect = queue[0]
+            effect = next(iter(queue))
             if isinstance(effect, Save):
                 if not self.committing:
                     break
                 self.committing -= 1
-                queue.popleft()
+                del queue[effect]
             else:
-                queue.popleft()
+                del queue[effect]
                 self.host.transmit(effect.to, effect.message)
         if queue:
             self._commit()
