@@ -79,7 +79,7 @@ def test_commands_can_be_typed(page: Path) -> None:
 
 def test_every_module_has_its_room() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
-    rooms = text[text.index("src/electorate/") : text.index("tests/\n```")]
+    rooms = text[text.index("src/electorate/") : text.index("\ntests/")]
     files = {file.name for file in (ROOT / "src" / "electorate").rglob("*.py")} - {"__init__.py"}
     assert set(re.findall(r"\b(\w+\.py)\b", rooms)) == files
 
