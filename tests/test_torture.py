@@ -121,6 +121,9 @@ def test_an_outage_is_put_to_the_fault_before_it() -> None:
     history = lawful()
     assert failovers(history, ["main"]) == {"crash": [1.0, 1.0]}
     assert availability(history, "main") == pytest.approx(0.8)
+    [crash, *_] = history.faults
+    history.faults.append(Fault("storm", crash.start, crash.end, "crash"))
+    assert failovers(history, ["main"])["crash and storm"]
     history.faults.clear()
     assert list(failovers(history, ["main"])) == ["start"]
 

@@ -100,7 +100,7 @@ def rows(database: sqlite3.Connection, table: str) -> list[Write]:
 
 
 def gaps(history: History, election: str) -> list[Gap]:
-    """Each time without a leader, and the latest fault that had begun before it."""
+    """Each time without a leader, and the latest fault that had begun before it, or both of two at once."""
     found = []
     covered = history.start
     for claim in sorted(history.claims, key=lambda claim: claim.start):
@@ -116,7 +116,8 @@ def gaps(history: History, election: str) -> list[Gap]:
 
 def cause(faults: Sequence[Fault], at: float) -> str:
     begun = [fault for fault in faults if fault.start <= at + 0.001]
-    return begun[-1].name if begun else "start"
+    latest = max((fault.start for fault in begun), default=at)
+    return " and ".join(sorted({fault.name for fault in begun if fault.start == latest})) or "start"
 
 
 def availability(history: History, election: str) -> float:
