@@ -25,6 +25,7 @@ from electorate.errors import UserError
 from electorate.runtime import host as host_module
 from electorate.runtime.figures import Refusal
 from electorate.runtime.host import Host
+from electorate.runtime.link import Incoming
 from electorate.runtime.secret import SEAL, Secret, nonce
 from electorate.runtime.tls import identity
 from electorate.runtime.wire import (
@@ -450,6 +451,19 @@ async def test_ten_thousand_calls_cost_nothing_and_keep_nobody_out(
         assert grown < 4 << 20  # each that stayed would cost some kilobytes
         assert sum(a.figures.refusals.values()) >= calls // 2
         assert len(a.counts) < 20
+
+
+@in_loop
+async def test_who_is_cut_off_before_anything_was_said_leaves_no_socket(tmp_path: Path) -> None:
+    async with cluster(tmp_path, ids="a") as at:
+        mine, theirs = socket.socketpair()
+        incoming = Incoming(at.hosts["a"], theirs)
+        at.hosts["a"].strangers[incoming] = None
+        incoming.abort()
+        await until(lambda: incoming.opening.done())
+        await until(lambda: theirs.fileno() == -1)
+        assert not at.hosts["a"].strangers
+        mine.close()
 
 
 async def call(port: int, times: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from electorate.cli import authority
 from electorate.core.model import Role, View
 from electorate.runtime.figures import BOUNDS, Figures, Histogram
 from electorate.runtime.wire import PROTOCOL, Greeting, Life
@@ -116,6 +118,21 @@ async def test_beats_and_round_trips_of_the_leader(tmp_path: Path) -> None:
         missed = f'electorate_beats_missed_total{{"peer": "{mute}"}}'
         before = answered[missed]
         await scraped(cluster, leader.id, lambda samples: samples[missed] >= before + 3)
+
+
+@in_loop
+async def test_when_certificates_end(tmp_path: Path) -> None:
+    certs = tmp_path / "certs"
+    authority.make_authority("demo", certs, 20)
+    for id in "abc":
+        authority.issue_certificate(id, certs, 20)
+    files = {"ca": "ca.pem", "cert": "{id}.pem", "key": "{id}.key"}
+    async with web_cluster(tmp_path, tls={key: str(certs / name) for key, name in files.items()}) as cluster:
+        await cluster.agreed()
+        name = "electorate_peer_certificate_expiry_timestamp_seconds"
+        ends = [f'{name}{{"peer": "{peer}"}}' for peer in "bc"]
+        samples = await scraped(cluster, "a", lambda samples: all(end in samples for end in ends))
+        assert all(19 < (samples[end] - time.time()) / 86400 <= 20 for end in ends)
 
 
 @in_loop

@@ -55,6 +55,8 @@ class Figures:
         """Beats to which there was no answer when the next one left."""
         self.round_trip: dict[NodeId, float] = {}
         """Seconds from the newest beat that was answered to its answer."""
+        self.expiry: dict[NodeId, float] = {}
+        """When the certificate that a peer showed last ends, in seconds since 1970."""
         self.refusals: Counter[Refusal] = Counter()
         self.unanswered: set[NodeId] = set()
         self.roles: dict[str, Role] = {}

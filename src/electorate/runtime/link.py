@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from electorate.core.model import Message, NodeId
 from electorate.runtime.figures import Refusal
 from electorate.runtime.secret import NONCE, Seal, nonce
-from electorate.runtime.tls import names
+from electorate.runtime.tls import expiry, names
 from electorate.runtime.wire import (
     PROTOCOL,
     Challenge,
@@ -217,9 +217,12 @@ class Outgoing(asyncio.Protocol):
         self.opened = True
         tune(self.transport)
         host, peer = self.link.host, self.link.peer
-        if host.certificates and not names(certificate_of(self.transport), host.config.cluster, peer):
-            self.link.distrust("its certificate is that of another node")
-            return self.transport.abort()
+        if host.certificates:
+            certificate = certificate_of(self.transport)
+            if not names(certificate, host.config.cluster, peer):
+                self.link.distrust("its certificate is that of another node")
+                return self.transport.abort()
+            host.figures.expiry[peer] = expiry(certificate)
         fresh = nonce() if host.secret else b""
         self.greeting = Greeting(PROTOCOL, host.config.cluster, host.id, peer, self.life, fresh)
         return self.transport.write(frame(self.greeting))
@@ -292,6 +295,7 @@ class Incoming(asyncio.Protocol):
         """What I have challenged it with."""
         self.timeout = host.loop.call_later(HANDSHAKE, self.hurry)
         self.opening = host.loop.create_task(self.open())
+        self.opening.add_done_callback(self.opened)
 
     async def open(self) -> None:
         """Go on in TLS, where that is spoken."""
@@ -312,10 +316,12 @@ class Incoming(asyncio.Protocol):
             self.host.log.debug("a stranger's handshake failed: %s", error)
         except OSError as error:
             self.host.log.debug("a stranger hung up: %s", error)
-        finally:
-            if self.transport is None:
-                self.connection.close()
-                self.settle()
+
+    def opened(self, opening: asyncio.Task[None]) -> None:
+        """Or not: it may have been cut off before that even began."""
+        if self.transport is None:
+            self.connection.close()
+            self.settle()
 
     def abort(self) -> None:
         if self.transport:

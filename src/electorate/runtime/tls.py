@@ -35,6 +35,11 @@ def names(certificate: Mapping[str, Any] | None, cluster: str, node: NodeId) -> 
     return ("URI", identity(cluster, node)) in subjects or ("DNS", node) in subjects
 
 
+def expiry(certificate: Mapping[str, Any] | None) -> float:
+    """When the certificate ends, in seconds since 1970: to be shown, for nothing here reads that clock."""
+    return ssl.cert_time_to_seconds((certificate or {})["notAfter"])
+
+
 class Certificates:
     """The certificate, key and authority of one node. Raises `UserError` if they cannot be used at first."""
 

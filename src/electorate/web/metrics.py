@@ -122,6 +122,12 @@ class Readings(Collector):
             "peer",
             round_trips,
         )
+        yield by_label(
+            "electorate_peer_certificate_expiry_timestamp_seconds",
+            "When the certificate that this peer showed last ends, since 1970.",
+            "peer",
+            figures.expiry,
+        )
         sent = CounterMetricFamily("electorate_beats_sent", "Beats sent.", labels=["peer"])
         missed = CounterMetricFamily(
             "electorate_beats_missed", "Beats without an answer when the next one left.", labels=["peer"]
