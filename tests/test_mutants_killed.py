@@ -356,3 +356,19 @@ def test_a_disk_that_stalls_does_not_fill_the_memory() -> None:
     assert not b.outbox.queue
     table.do("b", Node.receive, "a", Lead(E, 1, 0))
     assert len(said(table, "b", Follow)) == 2, "what does not wait is said again"
+
+
+def test_all_that_has_gathered_during_a_commit_is_in_the_next() -> None:
+    table = Table("abc", pre_vote=False)
+    table.connect()
+    b = table["b"]
+    b.instant_disk = False
+    for election in (E, "other"):
+        table.do("b", Node.receive, "a", RequestVote(election, 1, 0, False))
+    table.do("b", Node.receive, "a", RequestVote(E, 2, 0, False))
+    assert b.unsaved == [Promise(E, 1, "a")]
+    b.commit()
+    assert b.unsaved == [Promise("other", 1, "a"), Promise(E, 2, "a")]
+    assert said(table, "b", Accept) == [Accept(E, 1)]
+    b.commit()
+    assert b.disk == {E: Promise(E, 2, "a"), "other": Promise("other", 1, "a")}

@@ -327,8 +327,11 @@ class Stage:
             case ["leads"] | ["leads", "not"]:
                 if place.node.is_leader(self.table.now, E) is not (len(words) == 2):
                     raise Mistake(f"its lease lasts until {place.node.lease(E)}, and it is {self.table.now}")
-            case ["waits", purpose, low, high]:
+            case ["waits", purpose, low, high] if purpose != "not":
                 self.waits(place, purpose, float(low), float(high))
+            case ["waits", "not", purpose]:
+                if (purpose, SUBJECTS.get(purpose, E)) in place.timers:
+                    raise Mistake("it does")
             case ["ignored", *reason]:
                 if not place.node.ignored[" ".join(reason)]:
                     raise Mistake(f"it has ignored {dict(place.node.ignored)}")
