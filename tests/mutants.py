@@ -48,6 +48,8 @@ STORMS = float(os.environ.get("STORMS", "40"))
 """Seconds of storms for one mutant."""
 STATES = 6_000
 """How many states of each question the model checker sees."""
+PATIENCE = 60.0
+"""Seconds beyond those of the storms that a detector may take: a mutant may make it run in circles."""
 PROCESSES = 2
 
 
@@ -145,16 +147,25 @@ def tested(place: Path) -> Death:
 def asked(place: Path, detector: str, algorithms: Sequence[str]) -> Death:
     """Let the model checker or the storms at it, in a process of their own."""
     started = time.monotonic()
-    ran = run(place, "-m", "tests.mutants", detector, *algorithms)
+    try:
+        ran = run(place, "-m", "tests.mutants", detector, *algorithms, patience=STORMS + PATIENCE)
+    except subprocess.TimeoutExpired:
+        return Death("does not end", time.monotonic() - started)
     by = ran.stderr.strip().splitlines()[-1] if ran.returncode else ran.stdout.strip()
     return Death(by, time.monotonic() - started)
 
 
-def run(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python, with the mutant in place of the original."""
+def run(place: Path, *arguments: str, patience: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Python, with the mutant in place of the original. Raises TimeoutExpired."""
     environment = {**os.environ, "PYTHONPATH": str(place / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=place, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *arguments],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=patience,
     )
 
 
