@@ -196,8 +196,10 @@ def traces(pid: int) -> list[str]:
 
 @needs_network
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left(sent: signal.Signals) -> None:
-    command = (*ELECT, "--minutes", "1", "--nodes", "3", "--seed", "1")
+def test_nothing_is_left(sent: signal.Signals, tmp_path: Path) -> None:
+    told = Schedule(algorithm="raft", nodes=3, seed=0, seconds=60, steps=("0.1 loss a 20",))
+    (tmp_path / "schedule.json").write_bytes(msgspec.json.encode(told))
+    command = (*ELECT, "--schedule", str(tmp_path / "schedule.json"))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
         assert run.stdout is not None
         assert run.stdout.readline().startswith("elect torture") and " loss " in run.stdout.readline()

@@ -203,6 +203,7 @@ class Stage(World):
     def commit(self, words: list[str]) -> None:
         host = self.hosts[words[0]]
         host.committed(host.incarnation)
+        self.settle_disk(host)
 
     # --- what they have in common
 
