@@ -333,7 +333,7 @@ async def test_complaints_do_not_fill_the_memory(tmp_path: Path, monkeypatch: py
 async def test_a_node_whose_store_fails_says_so_and_leads_no_longer(tmp_path: Path) -> None:
     async with cluster(tmp_path) as at:
         first = await at.agreed()
-        first.store.database.execute("PRAGMA query_only = ON")
+        await first.on_disk(first.store.database.execute, "PRAGMA query_only = ON")
         first.contend("another")
         assert "cannot be written (attempt to write a readonly database)" in await first.failed
         assert not first.is_leader(E)

@@ -115,23 +115,24 @@ async def test_a_node_alone_of_three_is_well_but_not_ready(tmp_path: Path) -> No
 @in_loop
 async def test_a_store_that_cannot_write_is_no_health(tmp_path: Path) -> None:
     async with web_cluster(tmp_path, "a") as cluster:
-        cluster.hosts["a"].store.database.execute("PRAGMA query_only=ON")
+        a = cluster.hosts["a"]
+        await a.on_disk(a.store.database.execute, "PRAGMA query_only=ON")
         answer = await cluster.get("a", "/health")
         assert answer.status_code == 503
         assert "cannot be written" in answer.json()["reason"]
-        cluster.hosts["a"].store.database.execute("PRAGMA query_only=OFF")
+        await a.on_disk(a.store.database.execute, "PRAGMA query_only=OFF")
 
 
 @in_loop
 async def test_a_store_that_hangs_is_no_health_and_is_not_asked_again_meanwhile(tmp_path: Path) -> None:
     async with web_cluster(tmp_path, "a", timing={"beat": 0.05, "lease": 0.3}) as cluster:
-        host = cluster.hosts["a"]
+        host = await cluster.agreed()
         other = sqlite3.connect(host.store.directory / "electorate.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         answers = await asyncio.gather(*(cluster.get("a", "/health") for _ in range(20)))
         assert {answer.status_code for answer in answers} == {503}
         assert "has taken no write for" in answers[0].json()["reason"]
-        assert host.disk.jobs.qsize() == 0, "all twenty waited for one commit"
+        assert host.disk.jobs.qsize() < 2, "all twenty waited for one commit"
         other.execute("COMMIT")
         other.close()
         await until(lambda: host.disk.jobs.empty())
