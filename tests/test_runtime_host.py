@@ -12,6 +12,7 @@ from electorate.core.model import Beat
 from electorate.errors import UserError
 from electorate.runtime import host as host_module
 from electorate.runtime import link as link_module
+from electorate.runtime.clock import now
 from electorate.runtime.host import Host
 from electorate.runtime.wire import PROTOCOL, Greeting, Life, Refused, Welcome, frame
 from tests.runtime_hosts import E, cluster, crash, in_loop, stranger, undisturbed, until
@@ -339,3 +340,18 @@ async def test_a_node_whose_store_fails_says_so_and_leads_no_longer(tmp_path: Pa
         assert not first.is_leader(E)
         await at.stop(first.id)
         await at.agreed()
+
+
+@in_loop
+async def test_a_loop_that_was_late_to_hear_of_a_commit_is_no_stalled_store(tmp_path: Path) -> None:
+    async with cluster(tmp_path, ids="a", timing={"beat": 0.05, "lease": 0.3}) as at:
+        a = await at.agreed()
+        a.contend("another")
+        committed = a.on_disk(now)  # after the commit
+        late = now() + 2 * a.config.timing.lease
+        while now() < late or not a.disk.jobs.empty():
+            pass
+        await committed
+        await until(lambda: a.is_leader("another"))
+        assert a.is_leader(E)
+        assert not at.saw("a", "stalled")

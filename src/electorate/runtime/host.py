@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 from electorate.core.model import (
     Beat,
     Effect,
+    ElectionMessage,
     Follow,
     Message,
     NodeId,
@@ -346,8 +347,10 @@ class Host:
             self.do(self.node.receive(at, peer, message))
             if self.node.peers[peer].granted > granted:
                 self.figures.supported(peer, at - self.node.peers[peer].granted)
-            if isinstance(message, Support | Follow):
-                self.tell_leases()
+            if isinstance(message, Support):
+                self.tell_leases(self.node.leading)
+            elif isinstance(message, Follow):
+                self.tell_leases([message.election])
             elif isinstance(message, Recalled):
                 self.has_rejoined()
 
@@ -355,11 +358,14 @@ class Host:
         del self.timers[timer]
         self.do(self.node.fire(now(), timer))
 
-    def tell_leases(self) -> None:
-        """Tell the observer of leases that have begun or grown."""
+    def tell_leases(self, elections: Iterable[str]) -> None:
+        """Tell the observer of those leases that have begun or grown."""
         if not any(not kinds or "lease" in kinds for kinds in self.observers.values()):
             return
-        for name, election in self.node.leading.items():
+        for name in elections:
+            election = self.node.leading.get(name)
+            if election is None:
+                continue
             lease = (election.leader_term, min(election.lease, now() + FOREVER))
             if lease[1] > now() and self.leases.get(name) != lease:
                 self.leases[name] = lease
@@ -378,7 +384,8 @@ class Host:
     def hear_myself(self, node: Node, message: Message) -> None:
         if node is self.node and not self.stopping:
             self.do(node.receive(now(), self.id, message))
-            self.tell_leases()
+            if isinstance(message, ElectionMessage):
+                self.tell_leases([message.election])
 
     def arm(self, timer: Timer, low: float, high: float) -> None:
         self.disarm(timer)
@@ -389,9 +396,10 @@ class Host:
             handle.cancel()
 
     def save(self, promises: list[Promise]) -> None:
-        patience = self.loop.call_later(self.config.timing.lease, self.stalled)
-        commit = self.on_disk(self.store.commit, promises)
-        commit.add_done_callback(partial(self.saved, self.outbox, patience, now()))
+        commit = self.disk.submit(self.store.commit, promises)
+        patience = self.loop.call_later(self.config.timing.lease, self.stalled, commit)
+        done = asyncio.wrap_future(commit, loop=self.loop)
+        done.add_done_callback(partial(self.saved, self.outbox, patience, now()))
 
     def saved(
         self, outbox: Outbox, patience: asyncio.TimerHandle, asked: float, commit: asyncio.Future[None]
@@ -409,8 +417,11 @@ class Host:
             self.fail(f"data directory {self.store.directory} {remedy(error, self.id)}")
         return not error
 
-    def stalled(self) -> None:
-        """A commit has taken longer than a lease: until it is done, nothing more can be promised."""
+    def stalled(self, commit: Future[None]) -> None:
+        """A commit has taken longer than a lease: until it is done, nothing more can be promised. If only
+        this loop was late to hear of it, the disk is well."""
+        if commit.done():
+            return
         self.log.warning(
             "data directory %s has stalled: leading no longer, until it takes a write;"
             " see whether the disk is overloaded or fails",
