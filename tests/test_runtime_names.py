@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -55,19 +56,45 @@ def test_only_a_name_whose_addresses_all_refuse_is_refused(addresses: list[str],
                 return [(f, kind, 0, "", (a, port)) for f, a in zip(families, addresses, strict=True)]
 
             loop.getaddrinfo = resolve  # type: ignore[method-assign, assignment]
-            await reach("name.example", port)
+            await reach(asyncio.Protocol(), "name.example", port)
 
     with pytest.raises(OSError) as error:
         asyncio.run(dial())
     assert isinstance(error.value, ConnectionRefusedError) == refused
 
 
-def test_a_later_address_will_do() -> None:
-    async def dial() -> None:
-        listening = socket.create_server(("127.0.0.1", 0))
-        with listening:
-            port = listening.getsockname()[1]
-            with await reach("localhost", port) as reached:
-                assert reached.getpeername()[1] == port
+class Visitor(asyncio.Protocol):
+    """Notes where it came, and leaves at once."""
 
-    asyncio.run(dial())
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.came_to = transport.get_extra_info("peername")
+        cast(asyncio.Transport, transport).abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.gone.set()
+
+
+@in_loop
+async def test_a_later_address_will_do() -> None:
+    with socket.create_server((REFUSING, 0)) as listening:
+        port = listening.getsockname()[1]
+        visitor = Visitor()
+        await reach(visitor, "localhost", port)
+        assert visitor.came_to[1] == port
+        await visitor.gone.wait()
+
+
+@in_loop
+async def test_a_connection_that_ends_at_once_closes_no_file_but_its_own(tmp_path: Path) -> None:
+    with socket.create_server((REFUSING, 0)) as listening:
+        for _ in range(20):
+            visitor = Visitor()
+            await reach(visitor, *listening.getsockname())
+            await visitor.gone.wait()
+            with (tmp_path / "takes-its-number").open("w") as file:
+                gc.collect()
+                file.write("as ever")
+                file.flush()

@@ -109,11 +109,10 @@ class Link:
     async def attempt(self) -> None:
         outgoing = Outgoing(self)
         known = self.host.known(self.peer)
+        broke_early = False
         try:
             async with asyncio.timeout(HANDSHAKE):
-                connected = await reach(*self.address)
-                outgoing.reached = True
-                await self.host.loop.create_connection(lambda: outgoing, sock=connected, **self.encryption())
+                await reach(outgoing, *self.address, **self.encryption())
                 await outgoing.answered
         except ConnectionRefusedError:
             self.refused_by_system(known)
@@ -122,7 +121,7 @@ class Link:
         except TimeoutError as error:
             self.host.log.debug("dialling node %s: %s", self.peer, error)
         except OSError as error:
-            outgoing.broke_early = outgoing.reached
+            broke_early = isinstance(error, ConnectionError | ssl.SSLError)
             self.host.log.debug("dialling node %s: %s", self.peer, error)
         finally:
             self.dialling = None
@@ -130,10 +129,10 @@ class Link:
                 outgoing.close()
         if self.connected or self.host.stopping:
             return
-        if outgoing.broke_early and self.host.loop.time() < self.hasty_until:
+        if broke_early and self.host.loop.time() < self.hasty_until:
             self.dial_soon(0.001)
         else:
-            if outgoing.broke_early and self.host.certificates:
+            if broke_early and self.host.certificates:
                 reason = "it hangs up without a word; if that goes on, its log tells why"
                 self.host.complain("not welcomed by", self.peer, reason, "refused_by_peer")
             self.dial_soon(self.pause * random.uniform(0.5, 1.0))
@@ -204,10 +203,7 @@ class Outgoing(asyncio.Protocol):
         self.life = link.host.life
         self.answered: asyncio.Future[None] = link.host.loop.create_future()
         self.transport: asyncio.Transport
-        self.reached = False
-        """Something has taken the call."""
         self.opened = False
-        self.broke_early = False
         self.greeting: Greeting
         self.seal: Seal | None = None
         """What I say bears it, once we have proved to each other that we know the secret."""
@@ -268,7 +264,6 @@ class Outgoing(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.answered.done():
-            self.broke_early = True
             self.answered.set_exception(ConnectionResetError("it broke before the welcome"))
             self.answered.exception()
         if self.link.outgoing is self:
@@ -431,35 +426,32 @@ def certificate_of(transport: asyncio.Transport | None) -> Mapping[str, Any] | N
     return cast(Mapping[str, Any], transport.get_extra_info("peercert")) if transport else None
 
 
-async def reach(host: str, port: int) -> socket.socket:
-    """A connection to an address of this name, which is resolved anew each time. Raises `OSError`, and
-    `ConnectionRefusedError` only if all its addresses refuse."""
-    loop = asyncio.get_running_loop()
+async def reach(protocol: asyncio.Protocol, host: str, port: int, **encryption: Any) -> None:
+    """Connect to an address of this name, which is resolved anew each time. Raises `OSError`, and
+    `ConnectionRefusedError` only if all its addresses refuse.
+
+    The loop makes the socket. One that it is given can close a stranger's file: if the connection ends
+    before `create_connection` returns, uvloop closes the descriptor and leaves the socket believing in it."""
     failure: OSError = ConnectionRefusedError(f"{host}:{port} refuses")
-    for family, address in await addresses(host, port):
-        connecting = socket.socket(family, socket.SOCK_STREAM)
+    for address in await addresses(host, port):
         try:
-            connecting.setblocking(False)
-            await loop.sock_connect(connecting, address)
-            return connecting
-        except BaseException as error:
-            connecting.close()
-            if not isinstance(error, OSError):
-                raise
-            if not isinstance(error, ConnectionRefusedError):
-                failure = error
+            await asyncio.get_running_loop().create_connection(lambda: protocol, *address, **encryption)
+            return
+        except ConnectionRefusedError:
+            continue
+        except OSError as error:
+            failure = error
     raise failure
 
 
-async def addresses(host: str, port: int) -> list[tuple[int, Any]]:
+async def addresses(host: str, port: int) -> list[tuple[str, int]]:
     """What the name means; a number needs no thread that asks. Raises `OSError`."""
     try:
-        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+        ipaddress.ip_address(host)
     except ValueError:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return [(family, address) for family, _, _, _, address in found]
-    return [(family, (host, port))]
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return [cast(tuple[str, int], address[:2]) for *_, address in found]
+    return [(host, port)]
 
 
 def tune(transport: asyncio.Transport) -> None:
