@@ -11,8 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from electorate.cli.plan import plan, reserved_ports
 from electorate.core.model import Member, Membership, Settings
@@ -64,25 +67,55 @@ def measured(what: str, fault: str, trials: int, *options: str) -> str:
     return f"{fault:9} {figures}, {result['violations']} violations"
 
 
-def idle(seconds: float) -> list[tuple[float, float]]:
-    """Each node of a settled cluster of three, left alone: percent of a core, and megabytes of memory. The
-    leader is the busiest."""
-    node = [sys.executable, "-m", "electorate.cli.main", "node", "--config", "cluster.toml", "--id"]
-    with reserved_ports(3) as ports, tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
-        Path(directory, "cluster.toml").write_text(plan("raft", 3, beat=0.1).toml(ports))
+@contextmanager
+def three(elections: int = 1, http: bool = False) -> Iterator[list[Process]]:
+    """Three real processes that hold so many elections, and can be asked for metrics."""
+    with reserved_ports(6) as ports, tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        Path(directory, "cluster.toml").write_text(plan("raft", 3, beat=0.1).toml(ports[:3]))
+        names = {"ELECTORATE_ELECTIONS": ",".join(f"e{number}" for number in range(elections))}
+        node = [sys.executable, "-m", "electorate.cli.main", "node", "--config", "cluster.toml", "--id"]
         processes = []
-        for id in "abc":
-            process = subprocess.Popen([*node, id], cwd=directory, stderr=subprocess.DEVNULL)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            processes.append(process.pid)
-        time.sleep(3)
-        before = [processor_time(pid) for pid in processes]
-        time.sleep(seconds)
-        shares = [
-            100 * (processor_time(pid) - then) / seconds for pid, then in zip(processes, before, strict=True)
-        ]
-        return sorted(zip(shares, map(resident, processes), strict=True), reverse=True)
+        for id, port in zip("abc", ports[3:], strict=True):
+            address = {"ELECTORATE_HTTP_ADDRESS": f"127.0.0.1:{port}"} if http else {}
+            environment = {**os.environ, **names, **address}
+            running = subprocess.Popen([*node, id], cwd=directory, stderr=subprocess.DEVNULL, env=environment)
+            stack.callback(running.wait)
+            stack.callback(running.kill)
+            processes.append(Process(running, f"http://127.0.0.1:{port}/metrics?series=0"))
+        yield processes
+
+
+class Process(NamedTuple):
+    running: subprocess.Popen[bytes]
+    metrics: str
+
+    @property
+    def leads(self) -> int:
+        """In how many elections it leads with a lease."""
+        try:
+            with urllib.request.urlopen(self.metrics, timeout=10) as answer:
+                [line] = [line for line in answer if line.startswith(b"electorate_elections_led ")]
+        except OSError:
+            return 0
+        return int(float(line.split()[1]))
+
+
+def tell_idle(processes: list[Process], seconds: float = 30.0) -> None:
+    """Each node of a settled cluster, left alone: the busiest comes first."""
+    ids = [process.running.pid for process in processes]
+    before = [processor_time(pid) for pid in ids]
+    time.sleep(seconds)
+    shares = [100 * (processor_time(pid) - then) / seconds for pid, then in zip(ids, before, strict=True)]
+    for percent, megabytes in sorted(zip(shares, map(resident, ids), strict=True), reverse=True):
+        print(f"  {percent:5.2f} % of a core, {megabytes:5.1f} MB")
+
+
+def until_led(processes: list[Process], elections: int) -> float:
+    """Seconds until these lead so many elections; to ask oftener would slow them down."""
+    started = time.perf_counter()
+    while sum(process.leads for process in processes) < elections:
+        time.sleep(0.2)
+    return time.perf_counter() - started
 
 
 def processor_time(pid: int) -> float:
@@ -101,8 +134,20 @@ def resident(pid: int) -> float:
 
 def main() -> None:
     print("three real processes, idle for 30 s")
-    for percent, megabytes in idle(30.0):
-        print(f"  {percent:5.2f} % of a core, {megabytes:5.1f} MB")
+    with three() as processes:
+        time.sleep(3)
+        tell_idle(processes)
+    elections = 10_000
+    with three(elections, http=True) as processes:
+        print(f"the same with HTTP and {elections:,} elections, all led after", end=" ", flush=True)
+        print(f"{until_led(processes, elections):.1f} s")
+        time.sleep(3)
+        tell_idle(processes)
+        busiest = max(processes, key=lambda process: process.leads)
+        led = busiest.leads
+        busiest.running.kill()
+        left = [process for process in processes if process is not busiest]
+        print(f"  kill one that leads {led:,}: all led again after {until_led(left, elections):.1f} s")
     print("simulator, events/s on one core")
     print(f"  raft, 5 nodes, calm             {max(steady(5, 400.0) for _ in range(3)):12,.0f}")
     for algorithm in ALGORITHMS:

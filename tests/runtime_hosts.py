@@ -113,7 +113,7 @@ async def crash(at: Cluster, id: str) -> None:
     """What the end of a process does: everything is closed, nothing is said."""
     host = at.hosts.pop(id)
     host.stopping = True
-    host.forget_timers()
+    host.timers.clear()
     host.refuse_calls()
     for link in host.links.values():
         link.drop()

@@ -230,6 +230,34 @@ def test_a_better_rank_takes_over_where_preemption_is_on(algorithm: str, preempt
     assert table.leaders() == ["c" if takes_over else "a"]
 
 
+def test_a_tie_ends_at_once_if_nobody_else_is_within_reach() -> None:
+    """c is gone: two that have each voted for themselves need not wait for its answer."""
+    table = Table()
+    table.connect("ab")
+    table.contend("a", "b")
+    for id in "ab":
+        table[id].fire("campaign")
+    for kind in (PreVote, Grant, RequestVote):
+        table.deliver(kind)
+    assert [("answers", E) in table[id].timers for id in "ab"] == [True, True]
+    assert len(table.deliver(Refuse)) == 2
+    assert [("answers", E) in table[id].timers for id in "ab"] == [False, False]
+    assert [("campaign", E) in table[id].timers for id in "ab"] == [True, True]
+
+
+def test_an_event_of_many_elections_leaves_most_of_them_to_timers() -> None:
+    """Whoever asked for all of them at once would not read the answers in time."""
+    table = Table("ab")
+    b = table["b"]
+    b.node.settings = msgspec.structs.replace(table.settings, elections=None)
+    for number in range(1000):
+        table.do("b", Node.contend, f"e{number}")
+    table.connect()
+    asked = sum(isinstance(message, PreVote) for _, _, message in table.wire)
+    waiting = sum(purpose == "campaign" for purpose, _ in b.timers)
+    assert 0 < asked < 500 and asked + waiting == 1000
+
+
 def test_raft_refuses_a_staler_claimant_which_adopts_the_newer_term() -> None:
     table = Table(pre_vote=False)
     table.connect()

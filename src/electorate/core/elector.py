@@ -319,7 +319,7 @@ class Elector:
             low = max(low, self.node.gathered_at - self.node.now)
         low = max(low, self.quiet_until - self.node.now, self.stands_back_until - self.node.now)
         high = max(low, high)
-        if high <= 0:
+        if high <= 0 and not self.node.has_much_to_say:
             self.try_now()
         else:
             self.wait(low, high)
@@ -522,9 +522,9 @@ class Elector:
             self.count_refusal(voter)
 
     def count_refusal(self, voter: NodeId) -> None:
-        """A refusal by so many that the rest are no quorum ends the round at once."""
+        """A refusal by so many that the rest within reach are no quorum ends the round at once."""
         self.refusers |= {voter}
-        left = [v for v in self.node.membership.voters if v not in self.refusers]
+        left = [v for v in self.node.reachable if v not in self.refusers]
         if not self.node.membership.is_quorum(left):
             self.lose()
 

@@ -43,6 +43,7 @@ from electorate.runtime.figures import Figures, Refusal
 from electorate.runtime.link import Incoming, Link
 from electorate.runtime.secret import Secret
 from electorate.runtime.store import Disk, Store, remedy
+from electorate.runtime.timers import Timers
 from electorate.runtime.tls import Certificates
 from electorate.runtime.wire import PROTOCOL, Greeting, Life, Refused, WireError, Word
 
@@ -121,7 +122,7 @@ class Host:
         """Where it listens. A process that holds this too keeps the address from refusing, and so is not
         believed dead."""
         self.disk = Disk(f"electorate-{id}-store")
-        self.timers: dict[Timer, asyncio.TimerHandle] = {}
+        self.timers = Timers(self.fire)
         self.strangers: dict[Incoming, None] = {}
         """Connections without a greeting, the oldest first."""
         self.incoming: dict[NodeId, Incoming] = {}
@@ -188,7 +189,7 @@ class Host:
             self.do(self.node.withdraw(now(), election))
         await self.handed_over(led)
         self.stopping = True
-        self.forget_timers()
+        self.timers.clear()
         for link in self.links.values():
             link.close()
         self.refuse_calls()
@@ -217,11 +218,6 @@ class Host:
         if self.handing_over and any(link.connected for link in self.links.values()):
             self.handed = self.loop.create_future()
             await asyncio.wait([self.handed], timeout=2 * self.config.timing.patience)
-
-    def forget_timers(self) -> None:
-        for timer in self.timers.values():
-            timer.cancel()
-        self.timers.clear()
 
     def close_store(self) -> None:
         self.disk.submit(self.store.close).result()
@@ -355,7 +351,6 @@ class Host:
                 self.has_rejoined()
 
     def fire(self, timer: Timer) -> None:
-        del self.timers[timer]
         self.do(self.node.fire(now(), timer))
 
     def tell_leases(self, elections: Iterable[str]) -> None:
@@ -388,12 +383,10 @@ class Host:
                 self.tell_leases([message.election])
 
     def arm(self, timer: Timer, low: float, high: float) -> None:
-        self.disarm(timer)
-        self.timers[timer] = self.loop.call_later(random.uniform(low, high), self.fire, timer)
+        self.timers.arm(timer, low, high)
 
     def disarm(self, timer: Timer) -> None:
-        if handle := self.timers.pop(timer, None):
-            handle.cancel()
+        self.timers.disarm(timer)
 
     def save(self, promises: list[Promise]) -> None:
         commit = self.disk.submit(self.store.commit, promises)
@@ -531,7 +524,7 @@ class Host:
     def live_again(self, incarnation: int) -> None:
         """Others have met a later life of mine than my store tells of: begin another one, from nothing."""
         self.do(self.node.stalled(now()))
-        self.forget_timers()
+        self.timers.clear()
         if not self.written(self.disk.submit(self.store.set_incarnation, incarnation)):
             return
         self.new_node()
