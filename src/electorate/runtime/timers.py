@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from electorate.core.model import Timer
 
-UNDER_WAY = 64
+UNDER_WAY = 256
 """Candidacies at a time: more would only wait for each other."""
 
 
