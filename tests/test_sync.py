@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from electorate import LeadershipLost, Loss, UserError
 from electorate.sync import Election, Node
 from tests.api_nodes import Log, nodes
+from tests.runtime_hosts import until
 
 BOUND = 30.0
 
@@ -89,6 +91,33 @@ def test_the_work_is_told_and_ends_before_another_begins(tmp_path: Path) -> None
     assert lost == [Loss.RESIGNED]
     assert [span[2] for span in log.spans] == ["a", "b"]
     assert log.overlaps() == []
+
+
+def test_an_heir_that_leads_for_an_instant_has_led(tmp_path: Path) -> None:
+    with cluster(tmp_path) as of:
+        of["a"].contend()
+        wait(of["a"], lambda view: view.id == "a")
+        host = of["a"].node._node.host
+        ended = threading.Event()
+
+        def inherit() -> None:
+            with of["b"].leadership():
+                pass
+            ended.set()
+
+        async def transfer_and_look_away() -> None:
+            await until(lambda: "b" in host.node.leading["main"].heirs)
+            transfer = asyncio.create_task(of["a"]._election.transfer("b"))
+            await asyncio.sleep(0)
+            while of["a"].is_leader or any(link.buffer for link in host.links.values()):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            assert ended.wait(BOUND), "so its coming and going are heard of at once"
+            await transfer
+
+        heir = threading.Thread(target=inherit)
+        heir.start()
+        of["a"].node._call(transfer_and_look_away())
+        heir.join()
 
 
 def test_run_does_the_work_until_it_is_done(tmp_path: Path) -> None:

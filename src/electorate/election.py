@@ -145,8 +145,9 @@ class Election(ABC):
 
     @abstractmethod
     async def transfer(self, to: str) -> LeaderView:
-        """Hand the leadership to this contender, and wait until it leads. Raises `ValueError` if this process
-        does not lead or the other cannot, and `TimeoutError` if it does not come to that."""
+        """Hand the leadership to this contender, wait until it has led, and tell who leads then. Raises
+        `ValueError` if this process does not lead or the other cannot, and `TimeoutError` if it does not
+        come to that."""
 
     # --- questions --------------------------------------------------------------------------------
 

@@ -131,10 +131,9 @@ class EmbeddedElection(Election):
 
     async def transfer(self, to: str) -> LeaderView:
         self.wished = True
-        self.node.host.transfer(self.name, to)
-        async with asyncio.timeout(4 * self.node.config.timing.lease):
-            while self.view.id != to:
-                await asyncio.wait([self.change()])
+        with self.node.host.awaiting(self.name, lambda leader, term: leader == to) as led:
+            self.node.host.transfer(self.name, to)
+            await asyncio.wait_for(led, 4 * self.node.config.timing.lease)
         return self.view
 
     def refresh(self) -> None:

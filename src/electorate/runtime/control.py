@@ -25,7 +25,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from electorate.runtime.clock import now
 from electorate.runtime.host import Host
 from electorate.version import __version__
 
@@ -180,44 +179,27 @@ class Answering:
         self.host.log.info("asked on this machine to hand '%s' over to %s", election, to)
         if election not in self.host.node.leading:
             raise ValueError(self.who_else(election))
-        self.host.transfer(election, to)
-        return await self.outcome(election, to)
+        with self.host.awaiting(election, lambda leader, term: leader == to) as led:
+            self.host.transfer(election, to)
+            return await self.outcome(election, led)
 
     async def resign(self, election: str) -> dict[str, Any]:
         self.host.log.info("asked on this machine to resign from '%s'", election)
         if election not in self.host.node.leading:
             raise ValueError(self.who_else(election))
-        self.host.resign(election)
-        return await self.outcome(election, None)
+        with self.host.awaiting(election, lambda leader, term: leader not in (None, self.host.id)) as led:
+            self.host.resign(election)
+            return await self.outcome(election, led)
 
     def who_else(self, election: str) -> str:
         leader = self.leader(election)
         who = f"node {leader['leader']} does" if leader["leader"] else "nobody does"
         return f"node {self.host.id} does not lead '{election}': {who}"
 
-    async def outcome(self, election: str, to: str | None) -> dict[str, Any]:
-        """Who leads once that is done, or when there has been time enough for it."""
-        deadline = now() + OUTCOME * self.host.config.timing.lease
-        changed = asyncio.Event()
-
-        def note(kind: str, what: dict[str, Any]) -> None:
-            changed.set()
-
-        self.host.observe(note, "view")
-        try:
-            while not self.is_done(election, to) and (left := deadline - now()) > 0:
-                changed.clear()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), left)
-        finally:
-            self.host.unobserve(note)
-        return {**self.leader(election), "done": self.is_done(election, to)}
-
-    def is_done(self, election: str, to: str | None) -> bool:
-        view = self.host.view(election)
-        if view is None or view.leader is None:
-            return False
-        return view.leader == to if to else view.leader != self.host.id
+    async def outcome(self, election: str, led: asyncio.Future[None]) -> dict[str, Any]:
+        """Who leads once that has come, or when there has been time enough for it."""
+        await asyncio.wait([led], timeout=OUTCOME * self.host.config.timing.lease)
+        return {**self.leader(election), "done": led.done()}
 
     async def watch(
         self, election: str | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -12,8 +12,9 @@ import logging
 import random
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -330,6 +331,29 @@ class Host:
 
     def view(self, election: str) -> View | None:
         return self.node.view(election)
+
+    @contextmanager
+    def awaiting(
+        self, election: str, wanted: Callable[[NodeId | None, int], bool]
+    ) -> Iterator[asyncio.Future[None]]:
+        """A future that is done once leader and term are as wanted, be it for an instant that whoever looks
+        now and then would miss."""
+        came = self.loop.create_future()
+
+        def see(name: str, leader: NodeId | None, term: int) -> None:
+            if name == election and wanted(leader, term) and not came.done():
+                came.set_result(None)
+
+        def hear(kind: str, what: dict[str, Any]) -> None:
+            see(what["election"], what["leader"], what["term"])
+
+        if view := self.view(election):
+            see(election, view.leader, view.term)
+        self.observe(hear, "view")
+        try:
+            yield came
+        finally:
+            self.unobserve(hear)
 
     # --- events of the node -------------------------------------------------------------------------
 

@@ -220,21 +220,23 @@ class Api:
 
     async def hand_over(self, wish: Transfer) -> Response:
         self.require_leadership(wish.election)
-        try:
-            self.host.transfer(wish.election, wish.to)
-        except ValueError as error:
-            raise HTTPException(409, str(error)) from None
-        return await self.outcome(wish.election, lambda view: view.leader == wish.to)
+        with self.host.awaiting(wish.election, lambda leader, term: leader == wish.to) as led:
+            try:
+                self.host.transfer(wish.election, wish.to)
+            except ValueError as error:
+                raise HTTPException(409, str(error)) from None
+            return await self.outcome(wish.election, led)
 
     async def resign(self, request: Request) -> Response:
         return await self.command(request, Resign, self.give_up)
 
     async def give_up(self, wish: Resign) -> Response:
-        before = self.require_leadership(wish.election)
-        self.host.resign(wish.election)
-        return await self.outcome(
-            wish.election, lambda view: view.leader is not None and view.term > before.term
-        )
+        before = self.require_leadership(wish.election).term
+        with self.host.awaiting(
+            wish.election, lambda leader, term: leader is not None and term > before
+        ) as led:
+            self.host.resign(wish.election)
+            return await self.outcome(wish.election, led)
 
     def require_leadership(self, election: str) -> View:
         """The view of an election that this node leads."""
@@ -245,14 +247,16 @@ class Api:
         where = f"node {leader.leader} at {leader.address} does" if leader.leader else "nobody does"
         raise HTTPException(409, f"node {self.host.id} does not lead '{election}': {where}")
 
-    async def outcome(self, election: str, reached: Callable[[View], bool]) -> Response:
-        """Who leads once that is reached (200), or who leads still, because work must end first (202)."""
+    async def outcome(self, election: str, led: asyncio.Future[None]) -> Response:
+        """Who leads once that has come (200), or who leads still, because work must end first (202)."""
         deadline = now() + ANSWER * self.host.config.timing.lease
-        while not ((view := self.host.view(election)) and reached(view)):
-            if now() >= deadline or self.events.closed:
-                return reply(self.known_leader(election), 202)
-            await asyncio.wait([self.events.change()], timeout=deadline - now())
-        return reply(self.known_leader(election))
+        while not (led.done() or self.events.closed or now() >= deadline):
+            await asyncio.wait(
+                [led, self.events.change()],
+                timeout=deadline - now(),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        return reply(self.known_leader(election), 200 if led.done() else 202)
 
     async def command(
         self, request: Request, form: type[T], obey: Callable[[T], Awaitable[Response]]
