@@ -5,7 +5,8 @@ depends on who hears it:
 
     phase       waits for               silence means              and so it
     follower    its leader's beats      the leader is gone         campaigns
-    electing    an Alive from above     nobody above me lives      claims: Victory to all
+    electing    an Alive from above     nobody above me lives      asks who would accept: PreVote to all
+    asking      a quorum of Grants      I am cut off               campaigns, later; else Victory to all
     deferring   a Victory from above    my better has died too     campaigns
     claiming    a quorum of Accepts     I am cut off               campaigns, later
 
@@ -13,7 +14,9 @@ A Victory from above is backed, one from below refused, and whoever refuses it c
 node takes over from a living leader: the leader that receives its Victory resigns first, which frees the
 voters. Departures from the original:
 
-- A Victory is a claim: it needs a quorum of Accepts (`quorum = "textbook"`: nobody's, split brain included).
+- A Victory is a claim: it needs a quorum of Accepts (`quorum = "textbook"`: nobody's, split brain included),
+  and before it is said a quorum must have granted it (`pre_vote = False`, or the textbook quorum: it is said
+  at once). Else whoever was cut off would come back with a newer term, and end a leadership that is well.
 - Those above me to whom there is no connection are not waited for.
 - With `rank_by = "position"` the freshest data is the highest rank. Who is above is then not known
   beforehand, so Election goes to all, and those above answer.
@@ -55,7 +58,7 @@ class Bully(Elector):
         self.awaited = frozenset(above)
         self.changed()
         if not above:
-            return self.claim()
+            return self.canvass()
         for peer in above:
             self.send(peer, Election(self.name, self.promise.term, self.position))
         return self.arm("answers", self.node.timing.patience, self.node.timing.patience)
@@ -100,14 +103,14 @@ class Bully(Elector):
     def on_alive(self, sender: NodeId) -> None:
         if self.role is not Role.CANDIDATE or self.claimed:
             return self.node.ignore("an Alive that I do not wait for")
-        self.deferring, self.awaited = True, frozenset()
+        self.deferring, self.awaited, self.asked = True, frozenset(), 0
         low, _ = self.turn()
         patience = 2 * self.node.timing.patience + low
         return self.arm("answers", patience, patience)
 
     def fire(self, purpose: str) -> None:
-        if purpose == "answers" and self.role is Role.CANDIDATE and not self.claimed:
-            self.campaign() if self.deferring else self.claim()
+        if purpose == "answers" and self.role is Role.CANDIDATE and not (self.asked or self.claimed):
+            self.campaign() if self.deferring else self.canvass()
         else:
             super().fire(purpose)
 
@@ -116,7 +119,7 @@ class Bully(Elector):
         if peer in self.awaited:
             self.awaited -= {peer}
             if not self.awaited and self.role is Role.CANDIDATE and not self.claimed:
-                self.claim()
+                self.canvass()
 
     def misgiving(self, claimant: NodeId, claim: Claim) -> Reason | None:
         return Reason.OUTRANKED if self.outbids(claimant, claim.position) else None
@@ -128,7 +131,6 @@ class Bully(Elector):
     def refused(self, claimant: NodeId, objection: Reason) -> None:
         if objection is Reason.OUTRANKED:
             self.compete()
-        super().refused(claimant, objection)
 
     def abandon(self) -> None:
         self.deferring, self.awaited = False, frozenset()

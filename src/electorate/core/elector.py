@@ -1,4 +1,4 @@
-"""What all four algorithms share: claim, back, announce, follow, resign.
+"""What all four algorithms share: ask, claim, back, announce, follow, resign.
 
 An algorithm chooses who tries next; this base decides who may lead. The safety argument is here, whole:
 
@@ -14,8 +14,13 @@ An algorithm chooses who tries next; this base decides who may lead. The safety 
 
     role        waits for                   and then
     follower    its leader to fall silent   tries in its turn (`seek`)
+    candidate   a quorum of Grants          claims, or loses the round and tries again
     candidate   a quorum of Accepts         leads, or loses the round and tries again
     leader      nothing                     steps down when its lease ends, or a newer term is heard of
+
+Somebody always tries: whatever an event was, a contender that it leaves without a leader, and that does not
+try nor is about to, seeks (`keep_trying`). And who cannot reach a quorum disturbs nobody: it does not raise
+its term, because it asks before it claims (`canvass`; the ring's token and ZAB's votes ask as well).
 
 A message with an older term is answered with the newer one; a newer term is adopted, which by itself
 frees no voter from its support. A claim that comes while the support stands is held for a moment: news
@@ -24,11 +29,14 @@ of a leader's end travels on several links, and the claimant's word may overtake
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from electorate.core.model import (
     MAX_TERM,
+    NOBODY,
     Accept,
     Arm,
     Changed,
@@ -36,10 +44,13 @@ from electorate.core.model import (
     Disarm,
     ElectionMessage,
     Follow,
+    Grant,
     Kind,
     Lead,
     NodeId,
+    PreVote,
     Promise,
+    QuorumRule,
     Rank,
     Reason,
     Refuse,
@@ -48,11 +59,12 @@ from electorate.core.model import (
     Save,
     Send,
     Term,
+    TransferLapsed,
     View,
 )
 
 if TYPE_CHECKING:
-    from electorate.core.liveness import Pair
+    from electorate.core.liveness import Followers
     from electorate.core.node import Node
 
 
@@ -64,21 +76,18 @@ class Elector:
     fields: ClassVar[tuple[str, ...]] = (
         *("promise", "role", "leader", "leader_term", "leader_position", "departed", "contends", "position"),
         *(
+            "asked",
             "claimed",
             "backers",
             "refusers",
+            "forced",
             "followers",
-            "heirs",
+            "contenders",
             "intended",
             "secured",
-            "assured",
-            "occupied",
-            "giving_up",
-            "held",
-            "waiting",
-            "attempts",
         ),
-        *("deterred_until", "stands_back_until", "takeovers", "quiet_until", "view"),
+        *("assured", "occupied", "giving_up", "held", "waiting", "attempts", "takeovers"),
+        *("deterred_until", "stands_back_until", "has_voted_before", "view"),
     )
     """What `state` consists of; an algorithm adds its own."""
 
@@ -94,16 +103,20 @@ class Elector:
         """The last leader, once it has resigned or fallen silent."""
         self.contends = False
         self.position = 0
+        self.asked: Term = 0
+        """The term that I would claim, and have asked about; or 0."""
         self.claimed: Term = 0
-        """The term that I am asking for, or 0."""
+        """The term that I am claiming, or 0."""
         self.backers: frozenset[NodeId] = frozenset()
         self.refusers: frozenset[NodeId] = frozenset()
-        self.followers: frozenset[tuple[NodeId, Pair]] = frozenset()
+        self.forced = False
+        """A user wants me to lead, though others may be fresher."""
+        self.followers: Followers = frozenset()
         """The voters that follow me, each with the stretch of support that counts for it."""
-        self.heirs: frozenset[NodeId] = frozenset()
-        """Those of them that contend: I can hand over to one."""
-        self.intended: tuple[NodeId, float] | None = None
-        """To whom I am to hand over as soon as it follows, and until when that wish holds."""
+        self.contenders: Mapping[NodeId, int] = MappingProxyType({})
+        """Those of them that contend, and their positions as last heard: I can hand over to one."""
+        self.intended: tuple[NodeId, float, bool] | None = None
+        """To whom I am to hand over as soon as it can lead, until when I want to, and whether by force."""
         self.secured = False
         """My leadership has had its lease; when that ends, so does the leadership."""
         self.assured = float("-inf")
@@ -111,8 +124,8 @@ class Elector:
         backs nobody for a lease."""
         self.occupied = False
         """Work of the local user rests on my leadership."""
-        self.giving_up: tuple[NodeId | None, bool] | None = None
-        """When that work has ended, I hand over: to whom, and whether by a wish."""
+        self.giving_up: tuple[NodeId | None, bool, bool] | None = None
+        """When that work has ended, I hand over: to whom, whether by a wish, and whether by force."""
         self.held: tuple[tuple[NodeId, ElectionMessage, float], ...] = ()
         """What others asked while I supported a leader, one question each, and until when to answer."""
         self.waiting = False
@@ -125,7 +138,8 @@ class Elector:
         """I have resigned: others should lead before I do."""
         self.takeovers = 0
         """How often I have asked a living leader to hand over, since I last led."""
-        self.quiet_until = node.started_at + node.timing.lease if promise.term else float("-inf")
+        self.has_voted_before = promise.term > 0
+        """In an earlier life I may have promised my support here."""
         self.view = View(name, self.shown_role, None, promise.term)
 
     # --- who I am ---------------------------------------------------------------------------------
@@ -148,6 +162,12 @@ class Elector:
         return self.contends and self.node.now >= max(self.stands_back_until, self.quiet_until)
 
     @property
+    def quiet_until(self) -> float:
+        """Before then I back nobody: what an earlier life of mine promised is not in my store."""
+        forgotten = self.has_voted_before or self.node.lost_store
+        return self.node.quiet_until if forgotten else float("-inf")
+
+    @property
     def is_deterred(self) -> bool:
         return self.node.now < self.deterred_until
 
@@ -166,9 +186,8 @@ class Elector:
             return self.node.ignore("a member that may not lead cannot contend")
         self.contends = True
         self.deterred_until = float("-inf")
-        if self.leader is None and self.role is Role.FOLLOWER:
-            self.seek()
-        elif self.leader not in (None, self.me):
+        self.node.restless[self.name] = self
+        if self.leader not in (None, self.me):
             self.say_follow(self.leader)
             self.take_over_from_lesser()
 
@@ -191,34 +210,63 @@ class Elector:
             return self.node.ignore("only a leader can resign")
         return self.give_up(self.best_heir, wished=True)
 
-    def transfer(self, heir: NodeId) -> None:
-        """End my leadership in favour of one that contends: now, or when it follows, but within a lease."""
+    def transfer(self, heir: NodeId, force: bool = False) -> None:
+        """End my leadership in favour of one that contends: now, or when it follows and its data is as fresh
+        as mine (or by force), but within a lease. A transfer to myself cancels one that waits; to the same
+        node again, it does not wait for longer."""
         if self.role is not Role.LEADER:
             return self.node.ignore("only a leader can transfer")
         if heir == self.me:
-            return None
+            self.intended = None
+            return self.disarm("transfer")
         if not self.may_inherit(heir):
             return self.node.ignore("the heir may not lead, or does not contend")
-        self.intended = (heir, self.node.now + self.node.timing.lease)
+        if self.intended is None or self.intended[0] != heir:
+            self.arm("transfer", self.node.timing.lease, self.node.timing.lease)
+            self.intended = (heir, self.node.now + self.node.timing.lease, force)
+        self.intended = (*self.intended[:2], force)
         return self.hand_over()
 
     def may_inherit(self, node: NodeId) -> bool:
         """It contends, or has not told me yet whether it does."""
         follows = any(follower == node for follower, _ in self.followers)
-        return node in self.heirs or (node in self.node.membership.candidates and not follows)
+        return node in self.contenders or (node in self.node.membership.candidates and not follows)
 
     def hand_over(self) -> None:
-        """If the intended heir is ready, end my leadership in its favour."""
-        if self.intended and self.intended[0] in self.heirs and self.node.now < self.intended[1]:
-            self.give_up(self.intended[0], wished=True)
+        """If the intended heir is ready, end my leadership in its favour; else ask it again at each beat."""
+        if self.intended is None:
+            return
+        heir, until, force = self.intended
+        if self.node.now >= until:
+            return
+        if heir in self.contenders and (force or not self.is_behind(heir)):
+            self.give_up(heir, wished=True, force=force)
+        elif heir in self.node.untold:
+            self.node.untold[heir][self.name] = self
+
+    def transfer_lapsed(self) -> None:
+        if self.role is Role.LEADER and self.intended is not None and self.giving_up is None:
+            heir = self.intended[0]
+            behind = (self.contenders[heir], self.position) if heir in self.contenders else None
+            self.node.out.append(TransferLapsed(self.name, heir, behind))
+            self.intended = None
+
+    def is_behind(self, heir: NodeId) -> bool:
+        """I would not back it myself: its data, as last heard of, is older than mine."""
+        return self.is_staler(self.contenders[heir], self.position)
+
+    def is_staler(self, position: int, than: int) -> bool:
+        """Whether a voter at one position objects to a claimant at the other: not in every algorithm."""
+        return False
 
     @property
     def best_heir(self) -> NodeId | None:
-        return max(self.ready_heirs, key=self.rank_of, default=None)
+        fresh = [heir for heir in self.ready_heirs if not self.is_behind(heir)]
+        return max(fresh, key=lambda heir: self.rank_of(heir, self.contenders[heir]), default=None)
 
     @property
     def ready_heirs(self) -> list[NodeId]:
-        return [heir for heir in self.heirs if self.node.peers[heir].connected]
+        return [heir for heir in self.contenders if self.node.peers[heir].connected]
 
     def stand_back(self) -> None:
         """Let another lead: try again only if nobody does."""
@@ -238,16 +286,16 @@ class Elector:
         """The user's work has ended: hand over, if that is wanted."""
         self.occupied = False
         if self.giving_up:
-            heir, wished = self.giving_up
-            self.give_up(heir if heir in self.ready_heirs else self.best_heir, wished)
+            heir, wished, force = self.giving_up
+            self.give_up(heir if heir in self.ready_heirs else self.best_heir, wished, force)
 
-    def give_up(self, heir: NodeId | None = None, wished: bool = False) -> None:
+    def give_up(self, heir: NodeId | None = None, wished: bool = False, force: bool = False) -> None:
         """End my leadership in favour of the heir, but the user's work first."""
         if self.occupied and self.node.now < self.lease:
             if heir is not None or self.giving_up is None:
-                self.giving_up = (heir, wished)
+                self.giving_up = (heir, wished, force)
             return self.changed()
-        self.step_down(heir, wished)
+        self.step_down(heir, wished, force)
         if wished and (self.contends or heir):
             self.stand_back()
         return None
@@ -261,10 +309,14 @@ class Elector:
 
     def receive(self, sender: NodeId, message: ElectionMessage) -> None:
         match message:
+            case PreVote():
+                self.on_pre_vote(sender, message)
+            case Grant(term=term):
+                self.on_grant(sender, term)
             case Claim():
                 self.consider(sender, message)
-            case Accept(term=term):
-                self.on_accept(sender, term)
+            case Accept():
+                self.on_accept(sender, message)
             case Refuse():
                 self.on_refuse(sender, message)
             case Lead():
@@ -280,6 +332,7 @@ class Elector:
         match purpose:
             case "campaign":
                 self.waiting = False
+                self.node.restless[self.name] = self
                 if self.leader is None and self.role is Role.FOLLOWER:
                     self.try_now()
             case "answers":
@@ -290,15 +343,17 @@ class Elector:
             case "tenure":
                 if self.role is Role.LEADER and self.lease <= self.node.now:
                     self.step_down()
-                    self.seek()
+            case "transfer":
+                self.transfer_lapsed()
 
     def peer_found(self, peer: NodeId) -> None:
         """A connection to the peer stands."""
+        self.node.restless[self.name] = self
         if self.role is Role.LEADER:
             self.announce_to(peer)
-            return
-        leaderless = self.leader is None and self.role is Role.FOLLOWER
-        if leaderless and (not self.waiting or (self.node.is_gathering and self.node.all_connected)):
+        elif self.leader == peer:
+            self.say_follow(peer)
+        elif self.leader is None and self.role is Role.FOLLOWER and self.node.all_gathered:
             self.seek()
 
     def peer_lost(self, peer: NodeId) -> None:
@@ -309,6 +364,11 @@ class Elector:
     def campaign(self) -> None:
         """Find out who should lead, and `claim` if it is me. Each algorithm has its own way."""
         raise NotImplementedError
+
+    def keep_trying(self) -> None:
+        """Somebody must always be about to try: if nobody leads, and I do not try already, I seek."""
+        if self.leader is None and self.role is Role.FOLLOWER and not self.waiting:
+            self.seek()
 
     def seek(self) -> None:
         """There is no leader: try when my turn comes."""
@@ -334,7 +394,7 @@ class Elector:
     @property
     def may_try(self) -> bool:
         """Whether a quorum can be reached at all; a connection that comes back is a new occasion."""
-        if not self.contends or self.node.recalled is not None:
+        if not self.contends or self.node.rejoin is not None:
             return False
         return self.node.membership.is_quorum(self.node.reachable)
 
@@ -368,6 +428,59 @@ class Elector:
         low, high = self.turn()
         self.wait(self.node.timing.patience + low, self.node.timing.patience + high)
 
+    # --- asking: would a quorum back me? ------------------------------------------------------------
+
+    def canvass(self) -> None:
+        """Ask every voter whether it would back me, and claim once a quorum would. This raises no term and
+        persists nothing: who cannot reach a quorum disturbs nobody when it comes back."""
+        if not self.asks_first:
+            return self.claim()
+        question = PreVote(self.name, self.promise.term + 1, self.position, self.insists)
+        if self.objection(self.me, question):
+            return self.lose()
+        self.role = Role.CANDIDATE
+        self.asked = question.term
+        self.backers, self.refusers = frozenset({self.me}), frozenset()
+        self.changed()
+        self.arm_answers()
+        for voter in self.node.membership.voters:
+            if voter != self.me:
+                self.send(voter, question)
+        return self.count_grants()
+
+    @property
+    def asks_first(self) -> bool:
+        textbook = self.node.membership.rule is QuorumRule.TEXTBOOK
+        return self.node.settings.pre_vote and not textbook
+
+    @property
+    def insists(self) -> bool:
+        """Back me though your data is fresher: not in every algorithm."""
+        return False
+
+    def on_pre_vote(self, sender: NodeId, question: PreVote) -> None:
+        objection = self.objection(sender, question)
+        if objection is None:
+            self.send(sender, Grant(self.name, question.term))
+        elif objection is Reason.LEADER_LIVES:
+            self.hold(sender, question)
+        elif objection not in (Reason.JUST_RESTARTED, Reason.INELIGIBLE, Reason.NOT_A_VOTER):
+            self.send(sender, Refuse(self.name, question.term, self.promise.term, objection))
+            self.refused(sender, objection)
+
+    def on_grant(self, voter: NodeId, term: Term) -> None:
+        if voter not in self.node.membership.voters:
+            return self.node.ignore("a Grant of one who does not vote")
+        if self.asked and term == self.asked:
+            self.backers |= {voter}
+            self.count_grants()
+        return None
+
+    def count_grants(self) -> None:
+        if self.node.membership.is_quorum(self.backers):
+            self.asked = 0
+            self.claim()
+
     # --- claiming and backing: who may ------------------------------------------------------------
 
     def claim(self, newest: Term = 0) -> None:
@@ -383,13 +496,13 @@ class Elector:
                 self.send(voter, claim)
         self.keep(term, self.me)
         self.changed()
-        self.send(self.me, Accept(self.name, term))
+        self.send(self.me, Accept(self.name, term, self.node.incarnation))
         return self.arm_answers()
 
     def stand(self, term: Term) -> None:
-        """Stop being what I was: I ask for this term."""
+        """Stop being what I was: I claim this term."""
         self.free_myself_for(self.me)
-        self.role, self.claimed = Role.CANDIDATE, term
+        self.role, self.asked, self.claimed = Role.CANDIDATE, 0, term
         self.backers = self.refusers = frozenset()
 
     def claim_for(self, term: Term) -> Claim:
@@ -406,12 +519,12 @@ class Elector:
     def consider(self, claimant: NodeId, claim: Claim) -> None:
         """Back the claimant if nothing stands against it."""
         objection = self.objection(claimant, claim)
-        if objection is Reason.LEADER_LIVES and self.gives_way_to(claimant, claim.position):
+        if objection is Reason.LEADER_LIVES and self.gives_way_to(claimant, claim):
             self.give_up(claimant)
             objection = self.objection(claimant, claim)
         if objection is None:
             self.back(claimant, claim.term)
-            self.send(claimant, Accept(self.name, claim.term))
+            self.send(claimant, Accept(self.name, claim.term, self.node.incarnation))
         else:
             self.decline(claimant, claim, objection)
 
@@ -464,9 +577,7 @@ class Elector:
         return None
 
     def refused(self, claimant: NodeId, objection: Reason) -> None:
-        """I refused this claim, and may have lost my own candidacy to its term."""
-        if self.leader is None and self.role is Role.FOLLOWER and not self.waiting:
-            self.seek()
+        """I refused this claim: for an algorithm in which that is a reason to try."""
 
     def back(self, claimant: NodeId, term: Term) -> None:
         self.free_myself_for(claimant)
@@ -476,12 +587,12 @@ class Elector:
         self.wait_for_another()
 
     def free_myself_for(self, claimant: NodeId) -> None:
-        """Before I back anyone: if I lead, resign; if I have followed another, who may not know that I am
-        no longer bound to it here, my support for it from now on is another stretch."""
+        """Before I back anyone: if I lead, resign; if I have followed another, it must not count on me here
+        any more: my support for it from now on is another stretch."""
         if self.role is Role.LEADER:
             self.step_down()
-        if self.leader not in (None, claimant):
-            self.node.peers[self.leader].begin_stretch()
+        elif self.leader is not None:
+            self.node.peers[self.leader].lapse(self.node.now)
         self.forget_leader()
 
     def keep(self, term: Term, backed: NodeId | None, epoch: Term | None = None) -> None:
@@ -503,22 +614,32 @@ class Elector:
             self.abandon()
         self.changed()
 
-    def on_accept(self, voter: NodeId, term: Term) -> None:
-        if term > self.promise.term or voter not in self.node.membership.voters:
+    def vote_for_nobody(self, term: Term, lost: bool) -> None:
+        """In this term, and before, I may have voted in a life that I do not remember."""
+        if term > self.promise.term or (lost and term == self.promise.term):
+            self.keep(term, NOBODY)
+            self.changed()
+
+    def on_accept(self, voter: NodeId, accept: Accept) -> None:
+        if accept.term > self.promise.term or voter not in self.node.membership.voters:
             return self.node.ignore("an Accept of what I have never claimed")
-        if not self.claimed or term != self.claimed:
+        if not self.claimed or accept.term != self.claimed:
             return None
+        if accept.incarnation != self.node.incarnation_of(voter):
+            return self.node.ignore("an Accept of another life")
         self.backers |= {voter}
         if self.me in self.backers and self.node.membership.is_quorum(self.backers):
             self.win()
         return None
 
+    def forget_backing(self, voter: NodeId) -> None:
+        """Another life of this voter has begun, perhaps with another store."""
+        self.backers -= {voter}
+
     def on_refuse(self, voter: NodeId, refusal: Refuse) -> None:
         if refusal.newest > self.promise.term:
             self.adopt(refusal.newest)
-            if self.leader is None and not self.waiting:
-                self.seek()
-        elif self.role is Role.CANDIDATE and refusal.term == self.promise.term and self.claimed:
+        elif self.role is Role.CANDIDATE and refusal.term in (self.asked, self.claimed) and refusal.term:
             self.count_refusal(voter)
 
     def count_refusal(self, voter: NodeId) -> None:
@@ -531,15 +652,17 @@ class Elector:
     def lose(self) -> None:
         """This round came to nothing."""
         self.abandon()
+        self.forced = False
         self.attempts += 1
+        self.node.restless[self.name] = self
         self.changed()
-        self.seek()
 
     def abandon(self) -> None:
         """Stop being a candidate."""
-        self.claimed = 0
+        self.asked = self.claimed = 0
         if self.role is Role.CANDIDATE:
             self.role = Role.FOLLOWER
+            self.node.restless[self.name] = self
             self.disarm("answers")
 
     # --- leading ----------------------------------------------------------------------------------
@@ -549,10 +672,10 @@ class Elector:
         self.disarm("answers")
         self.role = Role.LEADER
         self.leader, self.leader_term, self.leader_position = self.me, term, self.position
-        self.followers, self.heirs, self.secured = frozenset(), frozenset(), False
+        self.followers, self.contenders, self.secured = frozenset(), {}, False
         self.assured = float("-inf")
         self.attempts, self.takeovers, self.held, self.intended = 0, 0, (), None
-        self.occupied, self.giving_up = False, None
+        self.occupied, self.giving_up, self.forced = False, None, False
         self.deterred_until = float("-inf")
         self.settle(term)
         self.changed()
@@ -579,30 +702,36 @@ class Elector:
                 self.assure()
             rest = frozenset(other for other in self.followers if other[0] != voter)
             self.followers = rest | {(voter, pair)}
-            contends = follow.contends and voter in self.node.membership.candidates
-            self.heirs = self.heirs | {voter} if contends else self.heirs - {voter}
+            self.contenders = {id: at for id, at in self.contenders.items() if id != voter}
+            if follow.contends and voter in self.node.membership.candidates:
+                self.contenders = {**self.contenders, voter: follow.position}
         self.node.followed(self, voter)
         return self.hand_over()
 
     @property
     def lease(self) -> float:
         """I lead until then, on my clock: so long a quorum supports me. -inf if none does."""
-        return max(self.assured, self.node.supported_until(self.followers))
+        return self.node.lease(self.name)
 
     def assure(self) -> None:
         """One of my supporters is about to count anew, in its next life: what the last one promised holds."""
         self.assured = self.lease
+        self.node.tenures[self.name] = self.node.tenures[self.name]._replace(assured=self.assured)
 
-    def step_down(self, heir: NodeId | None = None, wished: bool = False) -> None:
+    def step_down(self, heir: NodeId | None = None, wished: bool = False, force: bool = False) -> None:
         """End my leadership first, then say so: the voters are free from now on."""
         self.role = Role.FOLLOWER
         self.leader, self.departed = None, self.me
-        self.followers, self.heirs, self.secured = frozenset(), frozenset(), False
-        self.assured, self.occupied, self.giving_up = float("-inf"), False, None
+        self.followers, self.contenders, self.secured = frozenset(), {}, False
+        if self.intended is not None:
+            self.disarm("transfer")
+        self.intended, self.occupied, self.giving_up = None, False, None
+        self.assured = float("-inf")
         self.node.ceased_leading(self)
+        self.node.restless[self.name] = self
         self.disarm("tenure")
         for peer in self.node.peers:
-            self.send(peer, Resign(self.name, self.leader_term, heir, wished))
+            self.send(peer, Resign(self.name, self.leader_term, heir, wished, force))
         self.changed()
 
     # --- following --------------------------------------------------------------------------------
@@ -626,14 +755,15 @@ class Elector:
         if lead.term > self.promise.epoch:
             self.settle(lead.term)
         self.disarm("campaign")
-        self.waiting, self.attempts, self.held = False, 0, ()
+        self.waiting, self.forced, self.attempts, self.held = False, False, 0, ()
         self.leader, self.leader_term, self.leader_position = leader, lead.term, lead.position
         self.say_follow(leader)
         self.changed()
 
     def say_follow(self, leader: NodeId) -> None:
         incarnation, epoch = self.node.watch(leader)
-        self.send(leader, Follow(self.name, self.leader_term, incarnation, epoch, self.contends))
+        follow = Follow(self.name, self.leader_term, incarnation, epoch, self.contends, self.position)
+        self.send(leader, follow)
 
     def face_rival(self, rival: NodeId, lead: Lead) -> None:
         """Two leaders of one term meet: the split brain of the textbook quorum heals by rank."""
@@ -651,27 +781,33 @@ class Elector:
             return self.node.ignore("a Resign from one who does not lead")
         if resign.wished:
             self.deterred_until = float("inf")
-        if self.release_held() or self.role is not Role.FOLLOWER:
-            return None
-        if resign.heir == self.me and self.contends:
-            self.stands_back_until = float("-inf")
-            self.adopt(resign.term)
-            self.disarm("campaign")
-            self.waiting = False
-            return self.claim()
-        return self.seek() if resign.heir is None else self.wait_for_another()
+        if resign.heir == self.me and self.contends and self.role is Role.FOLLOWER:
+            self.inherit(resign)
+        elif self.role is Role.FOLLOWER:
+            self.seek() if resign.heir is None and not self.held else self.wait_for_another()
+        return self.release_held()
+
+    def inherit(self, resign: Resign) -> None:
+        """The leader has ended its leadership in my favour: nobody needs to be asked first."""
+        self.stands_back_until = float("-inf")
+        self.adopt(resign.term)
+        self.disarm("campaign")
+        self.waiting, self.forced = False, resign.force
+        self.claim()
 
     def leader_fell(self) -> None:
         """The leader has been silent for a lease, or its process is gone."""
         self.deterred_until = float("-inf")
         self.forget_leader()
         self.changed()
-        if not self.release_held() and self.role is Role.FOLLOWER:
-            self.seek()
+        if self.held and self.role is Role.FOLLOWER:
+            self.wait_for_another()
+        self.release_held()
 
     def forget_leader(self) -> None:
         if self.leader is not None:
             self.departed, self.leader = self.leader, None
+            self.node.restless[self.name] = self
 
     def hold(self, sender: NodeId, message: ElectionMessage) -> None:
         """Keep a question for a moment: the news that frees me may be on its way. It may also be lost, while
@@ -684,13 +820,12 @@ class Elector:
         if self.leader not in (None, self.me):
             self.say_follow(self.leader)
 
-    def release_held(self) -> bool:
-        """I am free: answer what I have held. Returns whether there was anything."""
+    def release_held(self) -> None:
+        """I am free: answer what I have held."""
         held, self.held = self.held, ()
-        current = [(sender, message) for sender, message, until in held if self.node.now < until]
-        for sender, message in current:
-            self.receive(sender, message)
-        return bool(current)
+        for sender, message, until in held:
+            if self.node.now < until:
+                self.receive(sender, message)
 
     # --- taking over from a living leader ---------------------------------------------------------
 
@@ -698,13 +833,20 @@ class Elector:
         """Whether I should lead in place of this leader, as far as rank goes."""
         return self.contends and self.node.settings.preempts and self.rank > self.rank_of(leader, position)
 
-    def gives_way_to(self, claimant: NodeId, position: int) -> bool:
-        """Whether I, the leader, should hand over to this claimant."""
+    def gives_way_to(self, claimant: NodeId, claim: Claim) -> bool:
+        """Whether I, the leader, should hand over to this claimant: it is better, and can be elected."""
         return (
             self.role is Role.LEADER
             and self.node.settings.preempts
-            and self.rank_of(claimant, position) > self.rank
+            and self.rank_of(claimant, claim.position) > self.rank
+            and self.misgiving(claimant, claim) is None
+            and self.may_win(claim.position)
         )
+
+    def may_win(self, position: int) -> bool:
+        """Whether a quorum would back one at this position, as far as I know of theirs."""
+        fresher = {id for id, at in self.contenders.items() if self.is_staler(position, at)}
+        return self.node.membership.is_quorum([v for v in self.node.reachable if v not in fresher])
 
     def take_over_from_lesser(self) -> None:
         """If I outrank the leader that I follow, ask it to hand over; it answers by a Resign that names me
@@ -744,4 +886,8 @@ class Elector:
             self.node.out.append(Changed(view))
 
     def state(self) -> tuple[object, ...]:
-        return tuple(getattr(self, field) for field in self.fields)
+        return tuple(frozen(getattr(self, field)) for field in self.fields)
+
+
+def frozen(value: object) -> object:
+    return frozenset(value.items()) if isinstance(value, Mapping) else value

@@ -1,12 +1,14 @@
 """Support between two nodes, in both directions, shared by all elections on them.
 
     the voter                               the leader's node
+    Follow(pair)  ---->                     counts the voter while its supports bear this pair
                      <---- Beat(seq)        remembers when it sent seq
     promises until receipt + L
     Support(seq, pair) ---->                is supported until sent_at(seq) + L·(1 - 2·drift)
 
 The voter counts from receipt and the leader from sending, each allowing for the drift of both clocks,
-so the leader's reckoning always ends first, whatever the network did in between.
+so the leader's reckoning always ends first, whatever the network did in between. Whoever says Follow has
+promised already, for a lease from then on: the leader may know it as a supporter from another election.
 
 One beat keeps alive every election that its sender leads, which needs a guard: a voter whose promise
 has lapsed may have given *one* of those elections away while the beats go on. So each lapse begins a
@@ -16,10 +18,15 @@ new epoch of support, and a leader counts a voter in an election only while its 
 
 from __future__ import annotations
 
-from electorate.core.model import NodeId, Timing
+from typing import NamedTuple
+
+from electorate.core.model import NodeId, Term, Timing
 
 Pair = tuple[int, int]
 """The incarnation of a voter, and the epoch of its support within it."""
+
+Followers = frozenset[tuple[NodeId, Pair]]
+"""The voters that follow a leader, each with the stretch of its support that counts for it."""
 
 
 class Peer:
@@ -33,6 +40,7 @@ class Peer:
         "incarnation",
         "pair",
         "promised",
+        "rejoining",
         "timing",
         "watched",
     )
@@ -43,6 +51,8 @@ class Peer:
         self.connected = False
         self.incarnation = 0
         """The newest incarnation of the peer that we have met."""
+        self.rejoining = False
+        """That incarnation has lost its store, and knows nothing yet."""
         self.promised: float | None = None
         """We support the peer until then, on our clock."""
         self.epoch = 0
@@ -57,7 +67,7 @@ class Peer:
     # the voter's side
 
     def promise(self, now: float) -> None:
-        """A beat has come: support the peer for a lease from now."""
+        """A beat has come, or I begin to follow: support the peer for a lease from now."""
         self.lapse(now)
         self.promised = now + self.timing.lease
 
@@ -85,7 +95,7 @@ class Peer:
         if pair < self.pair:
             return False
         fresh = pair > self.pair
-        self.pair = pair  # first: another thread that reads a lease meanwhile must not see too much
+        self.pair = pair
         self.granted = sent_at if fresh else max(self.granted, sent_at)
         return fresh
 
@@ -95,7 +105,30 @@ class Peer:
         return self.granted + self.timing.safe_lease
 
     def state(self) -> tuple[object, ...]:
-        return tuple(getattr(self, name) for name in self.__slots__)
+        return tuple(getattr(self, name) for name in self.__slots__ if name != "timing")
+
+
+class Lease:
+    """Until when a quorum of these voters, in these stretches of their support, supports a leader, on its own
+    clock. Shared by all leaderships that rest on the same ones."""
+
+    __slots__ = ("followers", "until")
+
+    def __init__(self, followers: Followers) -> None:
+        self.followers = followers
+        self.until = float("-inf")
+
+
+class Tenure(NamedTuple):
+    """A leadership as any thread may read it: a value, in which only `lease.until` is ever replaced."""
+
+    term: Term
+    assured: float
+    lease: Lease
+
+    @property
+    def until(self) -> float:
+        return max(self.assured, self.lease.until)
 
 
 class Beats:

@@ -24,7 +24,7 @@ MAX_TERM: Term = 2**48
 """A peer that names a later term is broken: a term a millisecond lasts 8,900 years."""
 
 NOBODY: NodeId = ""
-"""Backed in a term in which this node must not back anyone (see `Node.rejoin`)."""
+"""Backed in a term in which this node must not back anyone: its lost store may have."""
 
 
 # --- membership and quorums -----------------------------------------------------------------------
@@ -108,6 +108,11 @@ class Membership(msgspec.Struct, frozen=True, dict=True):
         )
         return 2 * carried > len(groups)
 
+    def meets_every_quorum(self, nodes: Collection[NodeId]) -> bool:
+        """Whether every quorum holds one of these voters: what none of them knows, no quorum has done."""
+        rest = [voter for voter in self.voters if voter not in nodes]
+        return self.rule is QuorumRule.TEXTBOOK or not self.is_quorum(rest)
+
     def supported_until(self, support: Mapping[NodeId, float]) -> float:
         """The latest time until which a quorum of the given supports lasts, or -inf if none does."""
         if self.rule is QuorumRule.MAJORITY:
@@ -160,7 +165,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     preempt: bool | None = None
     """Whether a better-ranked node takes over from a living leader (None: Bully does, others do not)."""
     pre_vote: bool = True
-    """Raft: ask whether a claim would be backed before raising the term."""
+    """Raft, Bully: ask whether a claim would be backed before raising the term."""
     freshness: Literal["require", "prefer"] = "require"
     """Raft: a voter never backs a staler claimant, or only if the claimant has been refused before."""
     ring: Literal["tanenbaum", "chang-roberts", "hirschberg-sinclair"] = "tanenbaum"
@@ -195,6 +200,17 @@ class Promise(msgspec.Struct, frozen=True, array_like=True):
     term: Term = 0
     backed: NodeId | None = None
     epoch: Term = 0
+
+
+class Gone(msgspec.Struct, frozen=True, array_like=True):
+    """An operator has named this node as gone for good: it is refused until it rejoins."""
+
+    node: NodeId
+    gone: bool
+
+
+Record: TypeAlias = Promise | Gone
+"""What a store keeps for the core."""
 
 
 class Role(StrEnum):
@@ -255,11 +271,22 @@ class Support(Message, frozen=True):
 
 
 class Recall(Message, frozen=True):
-    """A node that lost its store asks: which terms do you know?"""
+    """A node that rejoins asks, page by page: which terms do you know, of the elections after this name?
+    Refuse those that are gone for good. `number` is that of its start: an older answer does not count."""
+
+    number: int
+    after: str
+    without: tuple[NodeId, ...]
 
 
 class Recalled(Message, frozen=True):
+    """A page of the terms that I know, in the order of the names; and for how long I may have promised."""
+
+    number: int
+    after: str
     terms: tuple[tuple[str, Term], ...]
+    more: bool
+    lease: float
 
 
 class ElectionMessage(Message, frozen=True):
@@ -275,8 +302,21 @@ class Claim(ElectionMessage, frozen=True):
     position: int
 
 
+class PreVote(Claim, frozen=True):
+    """Would you back me for this term?"""
+
+    insist: bool
+
+
+class Grant(ElectionMessage, frozen=True):
+    """I would back you for this term, as things stand."""
+
+
 class Accept(ElectionMessage, frozen=True):
-    """I back you for this term, durably (ZAB calls it AckEpoch)."""
+    """I back you for this term, durably (ZAB calls it AckEpoch). It counts only for this life of mine: the
+    store of a later one may have been lost."""
+
+    incarnation: int
 
 
 class Refuse(ElectionMessage, frozen=True):
@@ -294,19 +334,22 @@ class Lead(ElectionMessage, frozen=True):
 
 class Follow(ElectionMessage, frozen=True):
     """I follow you in this term; my supports count for you while they bear this pair. If I contend, you
-    may hand over to me."""
+    may hand over to me, once my data is as fresh as yours."""
 
     incarnation: int
     epoch: int
     contends: bool
+    position: int
 
 
 class Resign(ElectionMessage, frozen=True):
     """My leadership of this term has ended; you are free. The heir, if any, should claim at once
-    (Raft's dissertation calls that word TimeoutNow); if a user wished it so, nobody else should take over."""
+    (Raft's dissertation calls that word TimeoutNow); if a user wished it so, nobody else should take over,
+    and by force even if the heir is staler than others."""
 
     heir: NodeId | None
     wished: bool
+    force: bool = False
 
 
 # --- effects --------------------------------------------------------------------------------------
@@ -318,7 +361,7 @@ Timer: TypeAlias = tuple[str, str]
 class Save(msgspec.Struct, frozen=True, gc=False):
     """Make this durable before any later send leaves the node."""
 
-    promise: Promise
+    record: Record
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
@@ -343,4 +386,25 @@ class Changed(msgspec.Struct, frozen=True, gc=False):
     view: View
 
 
-Effect: TypeAlias = Save | Send | Arm | Disarm | Changed
+class Awaiting(msgspec.Struct, frozen=True, gc=False):
+    """This node rejoins, and waits for these nodes; if they are none, too few are left to tell."""
+
+    nodes: tuple[NodeId, ...]
+
+
+class Rejoined(msgspec.Struct, frozen=True, gc=False):
+    """This node has rejoined. Like a `Send`, it waits for the saves before it."""
+
+
+class TransferLapsed(msgspec.Struct, frozen=True, gc=False):
+    """A transfer came to nothing: the heir has not followed in time, or it is behind (its position, mine)."""
+
+    election: str
+    heir: NodeId
+    positions: tuple[int, int] | None
+
+
+Notice: TypeAlias = Awaiting | Rejoined | TransferLapsed
+"""What a driver may want to tell people."""
+
+Effect: TypeAlias = Save | Send | Arm | Disarm | Changed | Notice

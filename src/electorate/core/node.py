@@ -15,15 +15,17 @@ from collections.abc import Mapping
 
 from electorate.core.bully import Bully
 from electorate.core.elector import Elector
-from electorate.core.liveness import Beats, Pair, Peer
+from electorate.core.identity import Rejoin, Start
+from electorate.core.liveness import Beats, Followers, Lease, Pair, Peer, Tenure
 from electorate.core.model import (
     MAX_TERM,
-    NOBODY,
     Arm,
+    Awaiting,
     Beat,
     Disarm,
     Effect,
     ElectionMessage,
+    Gone,
     Kind,
     Membership,
     Message,
@@ -32,10 +34,11 @@ from electorate.core.model import (
     Recall,
     Recalled,
     Refuse,
+    Rejoined,
+    Save,
     Send,
     Settings,
     Support,
-    Term,
     Timer,
     View,
 )
@@ -57,15 +60,19 @@ BEAT: Timer = ("beat", "")
 RECALL: Timer = ("recall", "")
 MAX_NAME = 200
 """The longest name of an election that a peer can make this node remember."""
+FIRST = Start()
 MUCH = 500
 """Effects of one event."""
+PAGE = 1 << 16
+"""About so many bytes are in one page of the terms that a node knows."""
 
 
 class Node:
     """The state machine of one node.
 
-    `promises` is what its store holds, and `incarnation` a number that grows with every start of this
-    node. With `rejoin`, the store was lost: the node backs nobody in any term that a quorum knows of.
+    `promises`, `gone` and `longest_lease` are what its store holds: its votes, whom it refuses until they
+    rejoin, and for how long it may have promised its support, in seconds. `start` is this start of it, whose
+    incarnation grows with every one. With `rejoin` it asks the others before it votes (see "rejoining").
     """
 
     def __init__(
@@ -74,51 +81,79 @@ class Node:
         membership: Membership,
         settings: Settings,
         *,
-        incarnation: int = 1,
+        start: Start = FIRST,
         promises: Mapping[str, Promise] | None = None,
-        rejoin: bool = False,
+        gone: frozenset[NodeId] = frozenset(),
+        longest_lease: float = 0.0,
+        rejoin: Rejoin | None = None,
     ) -> None:
         self.me = me
         self.membership = membership
         self.settings = settings
         self.timing = settings.timing
         self.kind = membership.by_id[me].kind
-        self.incarnation = incarnation
+        self.started = start
         self.promises = dict(promises or {})
+        self.gone = gone
+        self.longest_lease = max(longest_lease, self.timing.lease)
         self.now = 0.0
         self.started_at = 0.0
+        self.quiet_until = 0.0
+        """Before then, who may have promised its support in an earlier life votes for nobody."""
         self.out: list[Effect] = []
         self.ignored: Counter[str] = Counter()
         self.peers = {m.id: Peer(m.id, self.timing) for m in membership.members if m.id != me}
         self.reachable = {me} & set(membership.voters)
         """The voters to which there is a connection, and myself if I vote."""
-        self.beats = Beats(incarnation, self.timing.lease)
+        self.beats = Beats(start.incarnation, self.timing.lease)
         self.elections: dict[str, Elector] = {}
+        self.restless: dict[str, Elector] = {}
+        """Those in which this event may have left nobody who is about to try."""
         self.leading: dict[str, Elector] = {}
+        self.tenures: dict[str, Tenure] = {}
+        """Of each that I lead, what other threads may read."""
+        self.leases: dict[Followers, Lease] = {}
+        """What those leaderships rest on."""
         self.unsecured: dict[str, Elector] = {}
         """Of those that I lead, the ones that have not had their lease yet."""
         self.untold: dict[NodeId, dict[str, Elector]] = {peer: {} for peer in self.peers}
         """For each peer, the elections that I lead in which it has not answered Follow."""
         self.next_check = float("inf")
         """No lease of mine ends before then."""
-        self.recalled: dict[NodeId, tuple[tuple[str, Term], ...]] | None = {} if rejoin else None
-        """While rejoining: what the others know. No message about an election is taken meanwhile."""
+        self.rejoin = rejoin
+        """Why I ask the others before I vote; None once they have answered."""
+        self.lost_store = rejoin is not None and rejoin.lost
+        """In no election do I know what an earlier life has promised."""
+        self.answered: dict[NodeId, str | None] = {}
+        """While rejoining: the election up to which each has told me its terms; None if it has told all."""
+        self.awaited: tuple[NodeId, ...] | None = None
+        """For whom I wait, as last said."""
+
+    @property
+    def incarnation(self) -> int:
+        return self.started.incarnation
 
     # --- events -----------------------------------------------------------------------------------
 
     def start(self, now: float) -> list[Effect]:
         """The process has started. A restarted node backs nobody for a lease from here on."""
         self.now = self.started_at = now
+        self.quiet_until = now + self.longest_lease
         for name in dict.fromkeys((*(self.settings.elections or ()), *self.promises)):
             self.election(name)
-        if self.recalled is not None:
+        if self.rejoin is not None:
+            for id in sorted(self.rejoin.without):
+                self.let_go(id)
             self.out.append(Arm(RECALL, 0.0, 0.0))
+            self.look_whether_all_have_answered()
         return self.effects()
 
     def receive(self, now: float, sender: NodeId, message: Message) -> list[Effect]:
         self.begin(now)
         kind = type(message)
-        if kind is Support:
+        if sender in self.gone:
+            self.ignore("a message from one who is gone for good")
+        elif kind is Support:
             self.on_support(sender, message)  # type: ignore[arg-type]
         elif kind is Beat:
             self.on_beat(sender, message)  # type: ignore[arg-type]
@@ -127,7 +162,7 @@ class Node:
         elif isinstance(message, ElectionMessage):
             self.on_election_message(sender, message)
         elif isinstance(message, Recall):
-            self.out.append(Send(sender, Recalled(self.known_terms())))
+            self.on_recall(sender, message)
         elif isinstance(message, Recalled):
             self.on_recalled(sender, message)
         else:
@@ -142,40 +177,41 @@ class Node:
         elif purpose == "beat":
             self.beat()
         elif purpose == "recall":
-            self.ask_to_recall()
+            self.recall()
         elif subject in self.elections:
             self.elections[subject].fire(purpose)
         return self.effects()
 
-    def connected(self, now: float, peer: NodeId, incarnation: int) -> list[Effect]:
+    def connected(self, now: float, peer: NodeId, incarnation: int, rejoining: bool = False) -> list[Effect]:
         """Messages to the peer will arrive from now on. A new incarnation means that the last one died."""
         self.begin(now)
         if peer not in self.peers:
             self.ignore("a connection to one who is no member")
-        elif self.acquaint(peer, incarnation):
+        elif self.acquaint(peer, incarnation, rejoining):
             self.peers[peer].connected = True
             if self.membership.by_id[peer].kind is not Kind.OBSERVER:
                 self.reachable.add(peer)
+            self.ask_to_recall(peer)
             for election in self.elections.values():
                 election.peer_found(peer)
         else:
             self.ignore("a connection to an incarnation that is gone")
         return self.effects()
 
-    def met(self, now: float, peer: NodeId, incarnation: int) -> list[Effect]:
-        """The peer has greeted with an incarnation that the driver finds credible."""
+    def met(self, now: float, peer: NodeId, incarnation: int, rejoining: bool = False) -> list[Effect]:
+        """The peer has greeted with an identity that is credible (`identity.judge`)."""
         self.begin(now)
-        self.acquaint(peer, incarnation)
+        if peer not in self.peers:
+            self.ignore("a greeting of one who is no member")
+        else:
+            self.acquaint(peer, incarnation, rejoining)
         return self.effects()
 
     def lost(self, now: float, peer: NodeId, dead: bool) -> list[Effect]:
         """The connection to the peer broke; `dead` if it is proven that its process is gone."""
         self.begin(now)
         if peer in self.peers:
-            self.peers[peer].connected = False
-            self.reachable.discard(peer)
-            for election in self.elections.values():
-                election.peer_lost(peer)
+            self.part_from(peer)
             if dead:
                 self.bury(peer)
         return self.effects()
@@ -207,10 +243,11 @@ class Node:
             election.resign()
         return self.effects()
 
-    def transfer(self, now: float, name: str, to: NodeId) -> list[Effect]:
+    def transfer(self, now: float, name: str, to: NodeId, force: bool = False) -> list[Effect]:
+        """Hand over to this node, once its data is as fresh as mine (or by force), but within a lease."""
         self.begin(now)
         if election := self.election(name):
-            election.transfer(to)
+            election.transfer(to, force)
         return self.effects()
 
     def set_position(self, now: float, name: str, position: int) -> list[Effect]:
@@ -237,12 +274,13 @@ class Node:
 
     def lease(self, name: str) -> float:
         """This node leads the election until then, on its clock; -inf if it does not."""
-        election = self.leading.get(name)
-        return election.lease if election else float("-inf")
+        tenure = self.tenures.get(name)
+        return tenure.until if tenure else float("-inf")
 
     def is_leader(self, now: float, name: str) -> bool:
-        """Whether this node provably leads the election at this instant."""
-        return now < self.lease(name)
+        """Whether this node provably leads the election at this instant. May be asked from any thread."""
+        tenure = self.tenures.get(name)
+        return tenure is not None and (now < tenure.lease.until or now < tenure.assured)
 
     def view(self, name: str) -> View | None:
         return self.elections[name].view if name in self.elections else None
@@ -259,6 +297,14 @@ class Node:
     @property
     def all_connected(self) -> bool:
         return len(self.reachable) == len(self.membership.voters)
+
+    @property
+    def all_gathered(self) -> bool:
+        """All are there before the wait for them is over."""
+        return self.is_gathering and self.all_connected
+
+    def incarnation_of(self, id: NodeId) -> int:
+        return self.incarnation if id == self.me else self.peers[id].incarnation
 
     @property
     def has_much_to_say(self) -> bool:
@@ -289,7 +335,7 @@ class Node:
         newest = message.newest if isinstance(message, Refuse) else message.term
         if not (0 <= message.term <= MAX_TERM and newest <= MAX_TERM):
             self.ignore("an absurd term")
-        elif self.recalled is not None:
+        elif self.rejoin is not None:
             self.ignore("a message before this node has rejoined")
         elif election := self.election(message.election):
             election.receive(sender, message)
@@ -303,6 +349,9 @@ class Node:
 
     def effects(self) -> list[Effect]:
         """What is to be done after this event; the next one begins anew."""
+        while self.restless:
+            _, election = self.restless.popitem()
+            election.keep_trying()
         out, self.out = self.out, []
         return out
 
@@ -318,10 +367,11 @@ class Node:
             self.beat()
         for untold in self.untold.values():
             untold[election.name] = election
-        self.examine(election, self.supported_until(election.followers))
+        self.rests_on_followers(election)
 
     def ceased_leading(self, election: Elector) -> None:
         self.leading.pop(election.name, None)
+        self.tenures.pop(election.name, None)
         self.unsecured.pop(election.name, None)
         for untold in self.untold.values():
             untold.pop(election.name, None)
@@ -332,7 +382,17 @@ class Node:
     def followed(self, election: Elector, peer: NodeId) -> None:
         """The peer follows: it need not be told again, and its support may complete the lease."""
         self.untold[peer].pop(election.name, None)
-        self.examine(election, self.supported_until(election.followers))
+        self.rests_on_followers(election)
+
+    def rests_on_followers(self, election: Elector) -> None:
+        """From now on this leadership rests on its present followers."""
+        lease = self.leases.get(election.followers)
+        if lease is None:
+            lease = self.leases[election.followers] = Lease(election.followers)
+            lease.until = self.supported_until(lease.followers)
+        election.followers = lease.followers
+        self.tenures[election.name] = Tenure(election.leader_term, election.assured, lease)
+        self.examine(election)
 
     def beat(self) -> None:
         """One beat to every peer, and Lead again to those who do not follow yet."""
@@ -355,17 +415,19 @@ class Node:
         if support.incarnation > peer.pair[0]:
             for election in self.leading.values():
                 election.assure()
-        if peer.support(sent_at, pair):
+        fresh = peer.support(sent_at, pair)
+        for lease in self.leases.values():
+            lease.until = self.supported_until(lease.followers)
+        if fresh:
             for name, election in self.leading.items():
                 if (sender, peer.pair) not in election.followers:
                     self.untold[sender][name] = election
             self.check_leases()
-        elif self.unsecured:
-            for election in tuple(self.unsecured.values()):
-                self.examine(election, self.supported_until(election.followers))
+        for election in tuple(self.unsecured.values()):
+            self.examine(election)
         return None
 
-    def supported_until(self, followers: frozenset[tuple[NodeId, Pair]]) -> float:
+    def supported_until(self, followers: Followers) -> float:
         """Until when, on my clock, a quorum of these followers and myself supports me; -inf if none does."""
         peers = self.peers
         support = {id: peers[id].supports_until for id, pair in followers if peers[id].pair == pair}
@@ -374,22 +436,15 @@ class Node:
         return self.membership.supported_until(support)
 
     def check_leases(self) -> None:
-        """Examine every leadership. Those followed by the same voters share one lease, and from now on one
-        object, which the next check knows at a glance."""
-        shared: dict[frozenset[tuple[NodeId, Pair]], frozenset[tuple[NodeId, Pair]]] = {}
-        for election in self.leading.values():
-            election.followers = shared.setdefault(election.followers, election.followers)
-        leases = {followers: self.supported_until(followers) for followers in shared}
-        self.next_check = min(leases.values(), default=float("inf"))
-        if self.next_check > self.now and not self.unsecured:
-            return
+        """Examine every leadership, and forget the leases that none rests on any more."""
+        self.leases = {tenure.lease.followers: tenure.lease for tenure in self.tenures.values()}
         self.next_check = float("inf")
         for election in tuple(self.leading.values()):
-            self.examine(election, leases[election.followers])
+            self.examine(election)
 
-    def examine(self, election: Elector, lease: float) -> None:
+    def examine(self, election: Elector) -> None:
         """Note that a leadership has its lease, or end it if the lease has ended."""
-        lease = max(lease, election.assured)
+        lease = self.tenures[election.name].until
         if lease > self.now:
             self.next_check = min(self.next_check, lease)
             if not election.secured:
@@ -398,7 +453,6 @@ class Node:
                 election.changed()
         elif election.secured:
             election.step_down()
-            election.seek()
 
     # --- tenure: the voter's side -----------------------------------------------------------------
 
@@ -406,15 +460,19 @@ class Node:
         peer = self.peers.get(sender)
         if peer is None:
             return self.ignore("a beat of one who is no member")
+        if self.rejoin is not None:
+            return self.ignore("a beat before this node has rejoined")
         peer.promise(self.now)
         if peer.connected:
             self.out.append(Send(sender, Support(beat.seq, self.incarnation, peer.epoch)))
         return None
 
     def watch(self, leader: NodeId) -> Pair:
-        """Follow this leader: miss it when it falls silent. Returns the pair my supports for it bear."""
+        """Follow this leader: promise it my support for a lease, and miss it when it falls silent. Returns
+        the pair that my supports for it bear."""
         peer = self.peers[leader]
-        peer.lapse(self.now)
+        if not peer.stands(self.now):
+            peer.promise(self.now)
         if not peer.watched:
             peer.watched = True
             self.out.append(Arm(("silence", leader), self.timing.lease, self.timing.lease))
@@ -429,14 +487,19 @@ class Node:
             peer.release()
             self.tell_followers_of(peer)
 
-    def acquaint(self, id: NodeId, incarnation: int) -> bool:
+    def acquaint(self, id: NodeId, incarnation: int, rejoining: bool) -> bool:
         """Note the incarnation that a peer has greeted with. Returns False for one that is gone."""
         peer = self.peers[id]
-        if incarnation < peer.incarnation:
+        if incarnation < peer.incarnation or (id in self.gone and not rejoining):
             return False
+        if id in self.gone:
+            self.gone -= {id}
+            self.out.append(Save(Gone(id, False)))
         if incarnation > peer.incarnation > 0:
             self.bury(id)
-        peer.incarnation = incarnation
+            for election in self.elections.values():
+                election.forget_backing(id)
+        peer.incarnation, peer.rejoining = incarnation, rejoining
         return True
 
     def bury(self, id: NodeId) -> None:
@@ -452,42 +515,100 @@ class Node:
             if election.leader == peer.id:
                 election.leader_fell()
 
-    # --- rejoining after the loss of the store ----------------------------------------------------
+    # --- rejoining --------------------------------------------------------------------------------
+    #
+    # A lost store may have voted in any term, and promised its support to anybody. Every vote of it that
+    # still counts is known to a claimant that lives, or to one of any voters that meet every quorum: such
+    # voters must have answered, and every claimant that may come back; then I vote for nobody in the terms
+    # named. Who rejoins as well has no claim to come back to. Who is gone for good is refused by all who
+    # answer, so that it can win nothing with a vote that I have forgotten.
 
-    def ask_to_recall(self) -> None:
-        if self.recalled is not None:
-            self.out.extend(Send(id, Recall()) for id, peer in self.peers.items() if peer.connected)
+    def recall(self) -> None:
+        for id in self.peers:
+            self.ask_to_recall(id)
+        if self.rejoin is not None:
             self.out.append(Arm(RECALL, self.timing.patience, self.timing.patience))
 
-    def known_terms(self) -> tuple[tuple[str, Term], ...]:
-        return tuple((name, election.promise.term) for name, election in self.elections.items())
+    def ask_to_recall(self, id: NodeId) -> None:
+        if self.rejoin is None or id not in self.membership.voters:
+            return
+        after = self.answered.get(id, "")
+        if self.peers[id].connected and after is not None:
+            self.out.append(Send(id, Recall(self.started.number, after, tuple(sorted(self.rejoin.without)))))
+        self.look_whether_all_have_answered()
+
+    def on_recall(self, sender: NodeId, recall: Recall) -> None:
+        if self.rejoin is not None and self.rejoin.lost:
+            return self.ignore("a Recall while I do not know myself")
+        for id in recall.without:
+            if id in self.peers and id != sender and id not in self.gone:
+                self.let_go(id)
+        terms, size, more = [], 0, False
+        for name in sorted(name for name in self.elections if name > recall.after):
+            if size >= PAGE:
+                more = True
+                break
+            terms.append((name, self.elections[name].promise.term))
+            size += len(name.encode()) + 16
+        page = Recalled(recall.number, recall.after, tuple(terms), more, self.longest_lease)
+        self.out.append(Send(sender, page))
+        return None
+
+    def let_go(self, id: NodeId) -> None:
+        """This node is gone for good, by the word of an operator: if it comes back, it must rejoin first."""
+        self.gone |= {id}
+        self.out.append(Save(Gone(id, True)))
+        self.part_from(id)
+
+    def part_from(self, id: NodeId) -> None:
+        self.peers[id].connected = False
+        self.reachable.discard(id)
+        for election in self.elections.values():
+            election.peer_lost(id)
 
     def on_recalled(self, sender: NodeId, recalled: Recalled) -> None:
-        """Once a quorum of the others has answered, back nobody up to the newest term that it knows."""
-        if self.recalled is None:
+        if self.rejoin is None or recalled.number != self.started.number:
             return self.ignore("a Recalled that I do not wait for")
-        self.recalled[sender] = recalled.terms
-        voters = [id for id in self.recalled if id in self.membership.voters]
-        if not self.membership.is_quorum(voters):
-            return None
-        answers, self.recalled = self.recalled, None
-        self.out.append(Disarm(RECALL))
-        for terms in answers.values():
-            for name, term in terms:
-                election = self.election(name)
-                if election and 0 <= term <= MAX_TERM and term >= election.promise.term:
-                    election.keep(term, NOBODY)
-                    election.quiet_until = self.now + self.timing.lease
-        for election in self.elections.values():
-            election.changed()
-            if election.contends:
-                election.seek()
-        return None
+        if recalled.after != self.answered.get(sender, "") or sender not in self.membership.voters:
+            return self.ignore("a page that I do not wait for")
+        for name, term in recalled.terms:
+            election = self.election(name)
+            if election and 0 < term <= MAX_TERM:
+                election.vote_for_nobody(term, self.rejoin.lost)
+        self.longest_lease = max(self.longest_lease, recalled.lease)
+        self.answered[sender] = recalled.terms[-1][0] if recalled.more and recalled.terms else None
+        return self.ask_to_recall(sender)
+
+    def look_whether_all_have_answered(self) -> None:
+        if self.rejoin is None:
+            return
+        others = [id for id in self.membership.voters if id != self.me and id not in self.rejoin.without]
+        answered = [id for id in others if self.answered.get(id, "") is None]
+        awaited = [id for id in others if id not in answered and not self.peers[id].rejoining]
+        enough = not awaited and self.membership.meets_every_quorum(answered)
+        if enough or self.kind is Kind.OBSERVER:
+            self.has_rejoined()
+        elif tuple(awaited) != self.awaited:
+            self.awaited = tuple(awaited)
+            self.out.append(Awaiting(self.awaited))
+
+    def has_rejoined(self) -> None:
+        self.rejoin, self.awaited = None, None
+        self.quiet_until = self.now + self.longest_lease
+        self.out.extend((Disarm(RECALL), Rejoined()))
+        self.restless.update(self.elections)
+
+    # --- as a value -------------------------------------------------------------------------------
 
     def state(self) -> tuple[object, ...]:
         """Everything that decides what this node does next, as one immutable value."""
         return (
-            tuple(peer.state() for peer in self.peers.values()),
+            (self.started, self.started_at, self.quiet_until, self.longest_lease, self.next_check),
             (self.beats.seq, self.beats.sent, self.beats.running),
-            tuple((name, election.state()) for name, election in self.elections.items()),
+            (self.rejoin, self.lost_store, frozenset(self.answered.items()), self.awaited, self.gone),
+            frozenset(self.reachable),
+            frozenset(peer.state() for peer in self.peers.values()),
+            frozenset((name, election.state()) for name, election in self.elections.items()),
+            frozenset(self.unsecured),
+            frozenset((peer, frozenset(names)) for peer, names in self.untold.items()),
         )

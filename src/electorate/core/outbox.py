@@ -9,23 +9,27 @@ promise in time, guarded by the wait after a restart; a resignation takes nothin
 disk delays neither a living leader's lease nor the end of a leadership.
 
 What waits already is not queued again: however long a disk stalls, and however often a node repeats itself
-meanwhile, the queue does not grow.
+meanwhile, the queue does not grow. But of all that a node says to another of one kind and election, the last
+word stays the last.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from electorate.core.model import (
     Arm,
     Beat,
+    Changed,
     Disarm,
     Effect,
     Message,
     NodeId,
-    Promise,
+    Notice,
+    Record,
+    Rejoined,
     Resign,
     Save,
     Send,
@@ -36,6 +40,8 @@ from electorate.core.model import (
 
 UNBOUND = frozenset({Beat, Support, Resign})
 
+Queued: TypeAlias = Save | Send | Rejoined
+
 
 class Host(Protocol):
     """What a driver does for a machine. Each call returns at once and never raises."""
@@ -44,31 +50,36 @@ class Host(Protocol):
     def arm(self, timer: Timer, low: float, high: float) -> None: ...
     def disarm(self, timer: Timer) -> None: ...
     def announce(self, view: View) -> None: ...
-    def save(self, promises: list[Promise]) -> None:
+    def notify(self, notice: Notice) -> None: ...
+    def save(self, records: list[Record]) -> None:
         """Begin to make these durable; call `Outbox.saved` when they are."""
 
 
 class Outbox:
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.queue: OrderedDict[Save | Send, None] = OrderedDict()
+        self.queue: OrderedDict[Queued, None] = OrderedDict()
+        self.last_words: dict[tuple[NodeId, type[Message], str], Send] = {}
+        """What is said last to each node, of one kind and election, among what waits."""
         self.committing = 0
 
     def perform(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Send):
                 if self.queue and type(effect.message) not in UNBOUND:
-                    self.queue[effect] = None
+                    self._defer(effect)
                 else:
                     self.host.transmit(effect.to, effect.message)
             elif isinstance(effect, Arm):
                 self.host.arm(effect.timer, effect.low, effect.high)
-            elif isinstance(effect, Save):
+            elif isinstance(effect, Save) or (isinstance(effect, Rejoined) and self.queue):
                 self.queue[effect] = None
             elif isinstance(effect, Disarm):
                 self.host.disarm(effect.timer)
-            else:
+            elif isinstance(effect, Changed):
                 self.host.announce(effect.view)
+            else:
+                self.host.notify(effect)
         if self.queue and not self.committing:
             self._commit()
 
@@ -84,11 +95,29 @@ class Outbox:
                 del queue[effect]
             else:
                 del queue[effect]
-                self.host.transmit(effect.to, effect.message)
+                self._let_go(effect)
         if queue:
             self._commit()
 
+    def _defer(self, effect: Send) -> None:
+        about = subject(effect)
+        if self.last_words.get(about) != effect:
+            self.last_words[about] = effect
+            self.queue.pop(effect, None)
+            self.queue[effect] = None
+
+    def _let_go(self, effect: Send | Rejoined) -> None:
+        if isinstance(effect, Rejoined):
+            return self.host.notify(effect)
+        if self.last_words.get(subject(effect)) == effect:
+            del self.last_words[subject(effect)]
+        return self.host.transmit(effect.to, effect.message)
+
     def _commit(self) -> None:
-        promises = [effect.promise for effect in self.queue if isinstance(effect, Save)]
-        self.committing = len(promises)
-        self.host.save(promises)
+        records = [effect.record for effect in self.queue if isinstance(effect, Save)]
+        self.committing = len(records)
+        self.host.save(records)
+
+
+def subject(effect: Send) -> tuple[NodeId, type[Message], str]:
+    return effect.to, type(effect.message), getattr(effect.message, "election", "")

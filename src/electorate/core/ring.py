@@ -18,14 +18,16 @@ What can go wrong on the way, and what is done about it:
     two tokens                        both name the best; a voter backs it once per term
     a voter follows a living leader   the token waits there for a moment, and is dropped
     the best one has died meanwhile   its claim is not completed; the initiator's time-out
-    a partition closes two rings      a Coordinator needs the backing of a quorum
+    a partition closes two rings      who was visited is no quorum: no Coordinator, and no newer term
 """
 
 from __future__ import annotations
 
 from electorate.core.elector import Elector
-from electorate.core.model import NOBODY, Claim, ElectionMessage, Lead, NodeId, Role, Term
+from electorate.core.model import NOBODY, Accept, Claim, ElectionMessage, Lead, NodeId, Role, Term
 
+Backing = tuple[NodeId, int]
+"""A voter, and its incarnation."""
 Entry = tuple[NodeId, int]
 """A contender and its position."""
 
@@ -46,7 +48,10 @@ class Coordinator(Claim, frozen=True):
     serial: int
     visited: tuple[NodeId, ...]
     leader: NodeId
-    backers: tuple[NodeId, ...]
+    backers: tuple[Backing, ...]
+
+    def is_backed_by(self, node: NodeId) -> bool:
+        return any(voter == node for voter, _ in self.backers)
 
 
 class Ack(ElectionMessage, frozen=True):
@@ -61,7 +66,7 @@ def speaker(message: Token | Coordinator) -> NodeId:
     have been started for a leader that lives on: it speaks for that one only once it has joined."""
     if isinstance(message, Token):
         return message.initiator
-    return message.leader if message.leader in message.backers else NOBODY
+    return message.leader if message.is_backed_by(message.leader) else NOBODY
 
 
 class Ring(Elector):
@@ -74,8 +79,8 @@ class Ring(Elector):
     """The number of the newest message that I have sent round."""
     underway: tuple[tuple[NodeId, Token | Coordinator], ...] = ()
     """What I have passed on, and to whom, and is not acknowledged yet."""
-    suspect: NodeId | None = None
-    """The leader that has fallen silent: skipped without waiting for its Ack."""
+    suspect: tuple[NodeId, float] | None = None
+    """The leader that has fallen silent: skipped without waiting for its Ack, for the time of one round."""
 
     # --- first turn: who is best ------------------------------------------------------------------
 
@@ -89,7 +94,7 @@ class Ring(Elector):
     def on_token(self, token: Token) -> None:
         if token.initiator == self.me:
             best = max(token.contenders, key=lambda entry: self.rank_of(*entry))
-            self.proclaim(best, token.term)
+            self.proclaim(best, token.term, token.visited)
         else:
             mine = ((self.me, self.position),) if self.available else ()
             self.wait_for_another()
@@ -103,8 +108,14 @@ class Ring(Elector):
 
     # --- second turn: the claim of the best -------------------------------------------------------
 
-    def proclaim(self, best: Entry, term: Term) -> None:
-        """Send the claim of the best one round, beginning with me."""
+    def proclaim(self, best: Entry, term: Term, visited: tuple[NodeId, ...]) -> None:
+        """Send the claim of the best one round, beginning with me, if those who were asked are enough."""
+        if self.node.membership.is_quorum(visited):
+            self.send_round(best, term)
+        else:
+            self.lose()
+
+    def send_round(self, best: Entry, term: Term) -> None:
         leader, position = best
         term = max(term, self.promise.term) + 1
         self.on_coordinator(
@@ -115,7 +126,7 @@ class Ring(Elector):
         """I am the heir: nobody needs to ask who is best."""
         self.role = Role.CANDIDATE
         self.arm_answers()
-        self.proclaim((self.me, self.position), newest)
+        self.send_round((self.me, self.position), newest)
 
     def claim_for(self, term: Term) -> Coordinator:
         return Coordinator(self.name, term, self.position, self.me, self.next_serial(), (), self.me, ())
@@ -127,7 +138,7 @@ class Ring(Elector):
             if claim.initiator == self.me and claim.leader in claim.visited:
                 self.send(claim.leader, claim)
         else:
-            backers = (*claim.backers, self.me) if self.joins(claim) else claim.backers
+            mine = ((self.me, self.node.incarnation),) if self.joins(claim) else ()
             visited = (*claim.visited, self.me)
             self.pass_on(
                 Coordinator(
@@ -138,7 +149,7 @@ class Ring(Elector):
                     claim.serial,
                     visited,
                     claim.leader,
-                    backers,
+                    claim.backers + mine,
                 )
             )
 
@@ -161,9 +172,9 @@ class Ring(Elector):
 
     def collect(self, claim: Coordinator) -> None:
         """My claim has been all the way round: count who backs it."""
-        for voter in claim.backers:
+        for voter, incarnation in claim.backers:
             if self.claimed == claim.term:
-                self.on_accept(voter, claim.term)
+                self.on_accept(voter, Accept(self.name, claim.term, incarnation))
         if self.claimed == claim.term:
             self.lose()
 
@@ -207,7 +218,7 @@ class Ring(Elector):
 
     def answer_as_leader(self, best: NodeId, message: Token | Coordinator) -> None:
         """Somebody has missed me: tell it that I lead, or hand over if it asks with a better rank."""
-        if isinstance(message, Coordinator) and self.gives_way_to(best, message.position):
+        if isinstance(message, Coordinator) and self.gives_way_to(best, message):
             self.give_up(best)
             self.wait_for_another()
         elif self.node.now < self.lease:
@@ -231,7 +242,7 @@ class Ring(Elector):
             at = (at + step) % len(ring)
             if ring[at] == self.me:
                 return self.me
-            if ring[at] != self.suspect and self.node.peers[ring[at]].connected:
+            if not self.suspects(ring[at]) and self.node.peers[ring[at]].connected:
                 return ring[at]
 
     def acknowledged(self, peer: NodeId, initiator: NodeId, serial: int) -> None:
@@ -273,9 +284,12 @@ class Ring(Elector):
         low, high = self.turn()
         self.wait(self.round_time + low, self.round_time + high)
 
+    def suspects(self, node: NodeId) -> bool:
+        return self.suspect is not None and self.suspect[0] == node and self.node.now < self.suspect[1]
+
     def acquit(self, node: NodeId) -> None:
         """The suspect shows that it is alive."""
-        if self.suspect == node:
+        if self.suspects(node):
             self.suspect = None
 
     def peer_found(self, peer: NodeId) -> None:
@@ -283,7 +297,8 @@ class Ring(Elector):
         super().peer_found(peer)
 
     def leader_fell(self) -> None:
-        self.suspect = self.leader
+        if self.leader is not None:
+            self.suspect = (self.leader, self.node.now + self.round_time)
         super().leader_fell()
 
     def follow(self, leader: NodeId, lead: Lead) -> None:
@@ -302,7 +317,7 @@ class ChangRoberts(Ring):
     def on_token(self, token: Token) -> None:
         candidate, position = token.contenders[0]
         if candidate == self.me:
-            self.proclaim((self.me, self.position), token.term)
+            self.proclaim((self.me, self.position), token.term, token.visited)
         elif self.available and self.rank > self.rank_of(candidate, position):
             if self.role is not Role.CANDIDATE:
                 self.try_now()
@@ -320,6 +335,7 @@ class Probe(ElectionMessage, frozen=True):
     hops: int
     distance: int
     clockwise: bool
+    visited: tuple[NodeId, ...]
 
 
 class Echo(ElectionMessage, frozen=True):
@@ -355,7 +371,8 @@ class HirschbergSinclair(Ring):
         self.echoes = frozenset()
         serial = self.next_serial()
         for clockwise in (True, False):
-            probe = Probe(self.name, self.newest, self.me, serial, self.position, self.reach, 1, clockwise)
+            about = (self.name, self.newest, self.me, serial, self.position)
+            probe = Probe(*about, self.reach, 1, clockwise, (self.me,))
             self.send(self.neighbour(self.me, clockwise), probe)
 
     def receive(self, sender: NodeId, message: ElectionMessage) -> None:
@@ -375,7 +392,7 @@ class HirschbergSinclair(Ring):
             self.hold(sender, probe)
         elif probe.initiator == self.me:
             if probe.serial == self.serial and self.role is Role.CANDIDATE:
-                self.proclaim((self.me, self.position), max(probe.term, self.newest))
+                self.proclaim((self.me, self.position), max(probe.term, self.newest), probe.visited)
         elif self.available and self.rank > self.rank_of(probe.initiator, probe.position):
             if self.role is not Role.CANDIDATE:
                 self.try_now()
@@ -388,7 +405,9 @@ class HirschbergSinclair(Ring):
         clockwise, distance = probe.clockwise, probe.distance
         about = (self.name, max(probe.term, self.promise.term), probe.initiator, probe.serial)
         if probe.hops > 1:
-            self.send_on(clockwise, Probe(*about, probe.position, probe.hops - 1, distance + 1, clockwise))
+            visited = (*probe.visited, self.me)
+            onward = Probe(*about, probe.position, probe.hops - 1, distance + 1, clockwise, visited)
+            self.send_on(clockwise, onward)
         else:
             self.send_on(not clockwise, Echo(*about, distance, clockwise))
 

@@ -20,6 +20,7 @@ its own. zxid is the position that the application sets; the peer epoch is that 
 followed. Departures from ZooKeeper: priority decides between equal zxids before the id does; observers
 say nothing and learn from the leader's Lead; and with `stagger = "rank"` nodes begin to look in the order
 of their rank, and the wait is over once every voter that can be reached agrees (in ZooKeeper: every voter).
+Only a voter that contends holds a fresher zxid against a leader, and a user's force overrides that.
 """
 
 from __future__ import annotations
@@ -67,9 +68,10 @@ class FollowerInfo(ElectionMessage, frozen=True):
 
 
 class LeaderInfo(Claim, frozen=True):
-    """The new epoch, proposed by one whose own last epoch was `peer_epoch`."""
+    """The new epoch, proposed by one whose own last epoch was `peer_epoch`; by a user's force, it insists."""
 
     peer_epoch: Term
+    insist: bool = False
 
 
 class Zab(Elector):
@@ -102,6 +104,7 @@ class Zab(Elector):
         self.changed()
         self.begin_round(round, max(heard, self.first_vote))
         self.arm_resend()
+        self.tally()
 
     @property
     def looking(self) -> bool:
@@ -267,14 +270,18 @@ class Zab(Elector):
             self.claim(newest=max((accepted for _, accepted in self.learners), default=0))
 
     def claim_for(self, term: Term) -> LeaderInfo:
-        return LeaderInfo(self.name, term, self.position, self.promise.epoch)
+        return LeaderInfo(self.name, term, self.position, self.promise.epoch, self.forced)
 
     def misgiving(self, claimant: NodeId, claim: Claim) -> Reason | None:
-        """My data is fresher than the leader's: it was not elected by the likes of me."""
-        if isinstance(claim, LeaderInfo):
+        """My data is fresher than the leader's: it was not elected by the likes of me. (If I do not contend,
+        nobody would be elected by that.)"""
+        if isinstance(claim, LeaderInfo) and self.contends and not claim.insist:
             fresher = (self.promise.epoch, self.position) > (claim.peer_epoch, claim.position)
             return Reason.STALER if fresher else None
         return None
+
+    def is_staler(self, position: int, than: int) -> bool:
+        return position < than
 
     def settle(self, term: Term) -> None:
         """ZooKeeper's currentEpoch: kept before NEWLEADER is acknowledged."""
@@ -295,6 +302,7 @@ class Zab(Elector):
                 self.attempts += 1
                 self.propose(max(self.proposal, self.first_vote))
                 self.arm_resend()
+                self.tally()
             case _:
                 super().fire(purpose)
 
@@ -313,11 +321,3 @@ class Zab(Elector):
             self.disarm("finalize")
         self.decided, self.learners = None, frozenset()
         super().abandon()
-
-    def state(self) -> tuple[object, ...]:
-        *rest, votes, agreeing, settled, decided, learners = super().state()
-        return (*rest, freeze(votes), agreeing, freeze(settled), decided, learners)
-
-
-def freeze(mapping: object) -> object:
-    return frozenset(mapping.items()) if isinstance(mapping, Mapping) else mapping

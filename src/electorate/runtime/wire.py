@@ -23,16 +23,18 @@ from electorate.core.model import (
     Accept,
     Beat,
     Follow,
+    Grant,
     Lead,
     Message,
     NodeId,
+    PreVote,
     Recall,
     Recalled,
     Refuse,
     Resign,
     Support,
 )
-from electorate.core.raft import Grant, PreVote, RequestVote
+from electorate.core.raft import RequestVote
 from electorate.core.ring import Ack, Coordinator, Echo, Probe, Token
 from electorate.core.zab import FollowerInfo, LeaderInfo, Notification
 from electorate.runtime.secret import SEAL, Seal

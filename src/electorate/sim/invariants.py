@@ -87,7 +87,7 @@ class Invariants:
         """A backing leaves the node: the disk must know of it."""
         if isinstance(message, Accept):
             claimant = to
-        elif isinstance(message, Coordinator) and host.id in message.backers:
+        elif isinstance(message, Coordinator) and message.is_backed_by(host.id):
             claimant = message.leader
         else:
             return

@@ -15,12 +15,16 @@ from typing import Any
 
 import msgspec
 
+from electorate.core.identity import Rejoin, Start
 from electorate.core.model import (
     Effect,
+    Gone,
     Membership,
     Message,
     NodeId,
+    Notice,
     Promise,
+    Record,
     Settings,
     Term,
     Timer,
@@ -75,7 +79,7 @@ class Host:
         self.lives: dict[NodeId, tuple[int, int]] = {}
         """The newest incarnation and store of each peer that was ever met; kept on the disk."""
         self.commit_time = COMMIT
-        self.committing: list[Promise] = []
+        self.committing: list[Record] = []
         self.contends: dict[str, bool] = {}
         self.positions: dict[str, int] = {}
         self.timers: dict[Timer, int] = {}
@@ -118,9 +122,9 @@ class Host:
             self.id,
             plan.membership,
             plan.settings,
-            incarnation=self.incarnation,
+            start=Start(self.incarnation, self.world.random.getrandbits(63)),
             promises=dict(self.disk),
-            rejoin=rejoin,
+            rejoin=Rejoin() if rejoin else None,
         )
         self.world.note("start", self.id)
         self.do(self.node.start(self.clock()))
@@ -276,8 +280,10 @@ class Host:
         self.committing = []
         self.outbox.saved()
 
-    def write(self, promises: list[Promise]) -> None:
-        for promise in promises:
+    def write(self, records: list[Record]) -> None:
+        for promise in records:
+            if isinstance(promise, Gone):
+                continue
             self.disk[promise.election] = promise
             self.world.invariants.saved(self, promise)
 
@@ -333,9 +339,12 @@ class Host:
     def disarm(self, timer: Timer) -> None:
         self.timers.pop(timer, None)
 
-    def save(self, promises: list[Promise]) -> None:
+    def notify(self, notice: Notice) -> None:
+        pass
+
+    def save(self, records: list[Record]) -> None:
         if self.up:
-            self.committing = promises
+            self.committing = records
             self.world.after(self.world.random.uniform(*self.commit_time), self.committed, self.incarnation)
 
     def announce(self, view: View) -> None:
