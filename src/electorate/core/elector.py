@@ -225,7 +225,10 @@ class Elector:
             self.arm("transfer", self.node.timing.lease, self.node.timing.lease)
             self.intended = (heir, self.node.now + self.node.timing.lease, force)
         self.intended = (*self.intended[:2], force)
-        return self.hand_over()
+        self.hand_over()
+        if self.intended is not None and self.giving_up is None:
+            self.announce_to(heir)
+        return None
 
     def may_inherit(self, node: NodeId) -> bool:
         """It contends, or has not told me yet whether it does."""
@@ -245,11 +248,14 @@ class Elector:
             self.node.untold[heir][self.name] = self
 
     def transfer_lapsed(self) -> None:
-        if self.role is Role.LEADER and self.intended is not None and self.giving_up is None:
-            heir = self.intended[0]
-            behind = (self.contenders[heir], self.position) if heir in self.contenders else None
-            self.node.out.append(TransferLapsed(self.name, heir, behind))
-            self.intended = None
+        if self.intended is None or self.occupied:
+            return
+        heir = self.intended[0]
+        behind = (self.contenders[heir], self.position) if heir in self.contenders else None
+        self.node.out.append(TransferLapsed(self.name, heir, behind))
+        self.intended = None
+        if self.giving_up is not None:
+            self.give_up(self.best_heir, wished=True)
 
     def is_behind(self, heir: NodeId) -> bool:
         """I would not back it myself: its data, as last heard of, is older than mine."""
@@ -285,9 +291,16 @@ class Elector:
     def vacate(self) -> None:
         """The user's work has ended: hand over, if that is wanted."""
         self.occupied = False
-        if self.giving_up:
-            heir, wished, force = self.giving_up
-            self.give_up(heir if heir in self.ready_heirs else self.best_heir, wished, force)
+        if self.giving_up is None:
+            return
+        heir, wished, force = self.giving_up
+        if heir not in self.ready_heirs:
+            self.give_up(self.best_heir, wished)
+        elif force or not (wished and self.is_behind(heir)):
+            self.give_up(heir, wished, force)
+        else:
+            self.intended = None
+            self.transfer(heir)
 
     def give_up(self, heir: NodeId | None = None, wished: bool = False, force: bool = False) -> None:
         """End my leadership in favour of the heir, but the user's work first."""
@@ -830,8 +843,9 @@ class Elector:
     # --- taking over from a living leader ---------------------------------------------------------
 
     def outranks(self, leader: NodeId, position: int) -> bool:
-        """Whether I should lead in place of this leader, as far as rank goes."""
-        return self.contends and self.node.settings.preempts and self.rank > self.rank_of(leader, position)
+        """Whether I should lead in place of this leader: I am better, and its data is not fresher."""
+        better = self.rank > self.rank_of(leader, position) and not self.is_staler(self.position, position)
+        return self.contends and self.node.settings.preempts and better
 
     def gives_way_to(self, claimant: NodeId, claim: Claim) -> bool:
         """Whether I, the leader, should hand over to this claimant: it is better, and can be elected."""

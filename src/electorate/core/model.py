@@ -129,7 +129,7 @@ class Membership(msgspec.Struct, frozen=True, dict=True):
 # --- settings -------------------------------------------------------------------------------------
 
 
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
+class Timing(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Durations in seconds, and `drift`, the most by which a clock may run fast or slow (0.001 = 0.1 %)."""
 
     beat: float = 0.1
@@ -142,7 +142,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     finalize_wait: float = 0.02
     """ZAB: how long a quorum must agree undisturbed. ZooKeeper's own value is 0.2."""
 
-    @property
+    @cached_property
     def safe_lease(self) -> float:
         """What a leader may count on, on its own clock, from the sending of a supported beat.
 

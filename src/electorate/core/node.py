@@ -151,7 +151,7 @@ class Node:
     def receive(self, now: float, sender: NodeId, message: Message) -> list[Effect]:
         self.begin(now)
         kind = type(message)
-        if sender in self.gone:
+        if self.gone and sender in self.gone:
             self.ignore("a message from one who is gone for good")
         elif kind is Support:
             self.on_support(sender, message)  # type: ignore[arg-type]
@@ -415,25 +415,27 @@ class Node:
         if support.incarnation > peer.pair[0]:
             for election in self.leading.values():
                 election.assure()
-        fresh = peer.support(sent_at, pair)
+        fresh, until = peer.support(sent_at, pair), peer.supports_until
         for lease in self.leases.values():
-            lease.until = self.supported_until(lease.followers)
+            if fresh or lease.until < until:
+                lease.until = self.supported_until(lease.followers)
         if fresh:
             for name, election in self.leading.items():
                 if (sender, peer.pair) not in election.followers:
                     self.untold[sender][name] = election
             self.check_leases()
-        for election in tuple(self.unsecured.values()):
-            self.examine(election)
+        if self.unsecured:
+            for election in tuple(self.unsecured.values()):
+                self.examine(election)
         return None
 
     def supported_until(self, followers: Followers) -> float:
         """Until when, on my clock, a quorum of these followers and myself supports me; -inf if none does."""
         peers = self.peers
-        support = {id: peers[id].supports_until for id, pair in followers if peers[id].pair == pair}
-        if self.me in self.membership.voters:
-            support[self.me] = float("inf")
-        return self.membership.supported_until(support)
+        granted = {id: peers[id].granted for id, pair in followers if peers[id].pair == pair}
+        if self.kind is not Kind.OBSERVER:
+            granted[self.me] = float("inf")
+        return self.membership.supported_until(granted) + self.timing.safe_lease
 
     def check_leases(self) -> None:
         """Examine every leadership, and forget the leases that none rests on any more."""
