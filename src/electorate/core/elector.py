@@ -554,7 +554,7 @@ class Elector:
         """Why I may not back this claim, or None."""
         if self.me not in self.node.membership.voters:
             return Reason.NOT_A_VOTER
-        if claimant not in self.node.membership.candidates:
+        if not self.node.may_lead(claimant):
             return Reason.INELIGIBLE
         if claim.term > MAX_TERM:
             return Reason.NO_TERM_LEFT

@@ -303,6 +303,9 @@ class Node:
         """All are there before the wait for them is over."""
         return self.is_gathering and self.all_connected
 
+    def may_lead(self, id: NodeId) -> bool:
+        return id in self.membership.candidates and id not in self.gone
+
     def incarnation_of(self, id: NodeId) -> int:
         return self.incarnation if id == self.me else self.peers[id].incarnation
 

@@ -194,7 +194,7 @@ class Ring(Elector):
 
     def on_round(self, sender: NodeId, message: Token | Coordinator) -> None:
         best = message.leader if isinstance(message, Coordinator) else message.initiator
-        if best not in self.node.membership.candidates:
+        if not self.node.may_lead(best):
             self.node.ignore("a round for one who may not lead")
         elif isinstance(message, Token) and not self.is_sound(message):
             self.node.ignore("a token of those who may not lead")
@@ -213,8 +213,7 @@ class Ring(Elector):
 
     def is_sound(self, token: Token) -> bool:
         """Whether it bears somebody, and nobody who may not lead."""
-        candidates = self.node.membership.candidates
-        return bool(token.contenders) and all(id in candidates for id, _ in token.contenders)
+        return bool(token.contenders) and all(self.node.may_lead(id) for id, _ in token.contenders)
 
     def answer_as_leader(self, best: NodeId, message: Token | Coordinator) -> None:
         """Somebody has missed me: tell it that I lead, or hand over if it asks with a better rank."""
