@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from electorate.core.identity import Rejoin, Start
 from electorate.core.model import (
     Effect,
     Member,
     Membership,
     Message,
     NodeId,
+    Notice,
     Promise,
     QuorumRule,
+    Record,
     Settings,
     Timer,
     View,
@@ -39,14 +42,15 @@ class Place:
         self.unsaved: list[Promise] | None = None
         self.timers: dict[Timer, tuple[float, float]] = {}
         self.views: list[View] = []
+        self.notices: list[Notice] = []
         self.outbox = Outbox(self)
         self.node = Node(
             self.id,
             self.table.membership,
             self.table.settings,
-            incarnation=self.incarnation,
+            start=Start(self.incarnation),
             promises=self.disk,
-            rejoin=rejoin,
+            rejoin=Rejoin() if rejoin else None,
         )
         self.outbox.perform(self.node.start(self.table.now))
 
@@ -62,8 +66,11 @@ class Place:
     def announce(self, view: View) -> None:
         self.views.append(view)
 
-    def save(self, promises: list[Promise]) -> None:
-        self.unsaved = promises
+    def notify(self, notice: Notice) -> None:
+        self.notices.append(notice)
+
+    def save(self, records: list[Record]) -> None:
+        self.unsaved = [record for record in records if isinstance(record, Promise)]
         if self.instant_disk:
             self.commit()
 
