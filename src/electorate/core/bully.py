@@ -14,6 +14,10 @@ A Victory from above is backed, one from below refused, and whoever refuses it c
 node takes over from a living leader: the leader that receives its Victory resigns first, which frees the
 voters. Departures from the original:
 
+- These are the textbooks' messages. Garcia-Molina's node asks one after the other and is only answered: the
+  election is not handed over to the one asked. There is no Halt (votes bind instead), no Reorganization and
+  Ready (there is no task to tell), no poll of all by the coordinator; and a claim goes to those above, too.
+- Who was leader and has fallen silent is not asked again, though its connection stands; it may vote.
 - A Victory is a claim: it needs a quorum of Accepts (`quorum = "textbook"`: nobody's, split brain included),
   and before it is said a quorum must have granted it (`pre_vote = False`, or the textbook quorum: it is said
   at once). Else whoever was cut off would come back with a newer term, and end a leadership that is well.

@@ -5,8 +5,9 @@ An algorithm chooses who tries next; this base decides who may lead. The safety 
 1. A voter backs at most one claimant per term, durably, before it says so (`back`).
 2. A claimant leads once a quorum has backed it, itself included (`on_accept`), and two quorums share a
    voter: so a term has at most one leader, and leads it once.
-3. A voter backs nobody while it supports another living leader (`is_sticky`), nor for a lease after a
-   restart in which it may have forgotten such support (`is_amnesiac`).
+3. A voter backs nobody while it supports another living leader (`is_sticky`), from its Follow on and as long
+   as its promise lasts, nor for a lease after a restart in which it may have forgotten such support
+   (`is_amnesiac`). A promise to a process that is proven to be gone binds nobody (`Node.bury`).
 4. A leader counts on a quorum of supports only (`lease`), and resigns before it backs another
    (`step_down`): so when a quorum backs the next leader, the lease of the last one has ended.
 5. While work rests on a leadership, it is not given away (`give_up`): it ends with its lease, or when the
@@ -23,8 +24,8 @@ try nor is about to, seeks (`keep_trying`). And who cannot reach a quorum distur
 its term, because it asks before it claims (`canvass`; the ring's token and ZAB's votes ask as well).
 
 A message with an older term is answered with the newer one; a newer term is adopted, which by itself
-frees no voter from its support. A claim that comes while the support stands is held for a moment: news
-of a leader's end travels on several links, and the claimant's word may overtake it.
+frees no voter from its support. A claim that comes while the support stands is held for a moment instead of
+being refused: news of a leader's end travels on several links, and the claimant's word may overtake it.
 """
 
 from __future__ import annotations

@@ -8,10 +8,17 @@ who asks and whose data is at least as fresh as its own; a majority makes the le
     candidate       RequestVote       leads                  tries again later
 
 PreVote (dissertation 9.6) raises no term and persists nothing, so a node that comes back from a
-partition disturbs nobody; it is answered exactly as the vote itself would be. Departures from the paper:
+partition disturbs nobody; it is answered as the vote itself would be (but for a lease after a restart a
+voter keeps the vote to answer it, and drops the question). Departures from the paper:
 
 - It elects only. There is no log; freshness is the position that the application sets. With
   `freshness = "prefer"` a staler claimant that has been refused once may insist, and is backed.
+- Voters stick to a living leader with and without PreVote, because its lease rests on them: a question that
+  comes meanwhile is kept for a moment instead of being refused, and so is one to a leader that has a lease.
+  Whose process is proven to be gone is no living leader; nobody waits for its silence then.
+- A leader that hears of a newer term resigns only when no work rests on it, or its lease has ended.
+- A claim that its voter has seen win is not backed again (paper, Figure 2: votedFor is the candidate); an
+  older term is refused, where etcd is silent.
 - Contenders try in the order of their rank instead of after a random time-out; `stagger = "random"` and
   `pre_vote = False` give the paper's own form.
 - Only a voter that contends holds staleness against a claimant: one that would not lead itself could

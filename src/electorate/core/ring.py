@@ -15,7 +15,7 @@ What can go wrong on the way, and what is done about it:
     the successor is dead             skipped: no connection, or no Ack in time
     the initiator is dead             a node that a token has visited before drops it
     the token is lost                 its initiator's time-out starts another
-    two tokens                        both name the best; a voter backs it once per term
+    two tokens                        a voter backs one of their claims in each term
     a voter follows a living leader   the token waits there for a moment, and is dropped
     the best one has died meanwhile   its claim is not completed; the initiator's time-out
     a partition closes two rings      who was visited is no quorum: no Coordinator, and no newer term

@@ -17,10 +17,23 @@ for `finalize_wait` decides.
 
 LeaderInfo is the claim and Accept its AckEpoch; a voter does not back a leader whose data is older than
 its own. zxid is the position that the application sets; the peer epoch is that of the last leader
-followed. Departures from ZooKeeper: priority decides between equal zxids before the id does; observers
-say nothing and learn from the leader's Lead; and with `stagger = "rank"` nodes begin to look in the order
-of their rank, and the wait is over once every voter that can be reached agrees (in ZooKeeper: every voter).
-Only a voter that contends holds a fresher zxid against a leader, and a user's force overrides that.
+followed. Departures from ZooKeeper:
+
+- Priority decides between equal zxids before the id does. Observers say nothing and learn from the leader's
+  Lead. With `stagger = "rank"` nodes begin to look in the order of their rank.
+- Nobody waits any longer once every voter agrees (with `stagger = "rank"`: every one that can be reached);
+  ZooKeeper did so up to 3.3. During the wait a lesser vote takes its sender's agreement back; there it is
+  discarded. A vote that is sent again bears the newest zxid of its sender.
+- Who has no leader and does not look votes as it is asked to, in its own round or the one asked in, whichever
+  is newer; there it begins a new round with a vote for itself, and answers older ones.
+- Settled votes of any round count together with looking ones of my own; there the two are counted apart, and
+  a settled vote of my round replaces a looking one. A vote for one who may not lead is ignored, with its
+  round; there only for one who does not vote.
+- The follower refuses a staler leader, where ZooKeeper's leader drops a fresher follower. Only a voter that
+  contends does, and a user's force overrides it. An epoch that was accepted before is acknowledged again,
+  to the same leader; there the answer is -1, to anybody, and does not count.
+- The peer epoch becomes that of the leader with its Lead, and no data is brought up to date before. Who is
+  behind counts as one of the new epoch: the freshest data wins among those alone that followed last.
 """
 
 from __future__ import annotations
