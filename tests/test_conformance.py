@@ -77,6 +77,14 @@ def test_what_is_not_so_is_noticed(tmp_path: Path, right: str, wrong: str, says:
         tampered(tmp_path, RIGHT.replace(right, wrong, 1))
 
 
+def test_what_was_ignored_before_the_last_event_is_no_news(tmp_path: Path) -> None:
+    ignored = "    b -> a  Accept term=9\n    a ignored an Accept of what I have never claimed\n"
+    tampered(tmp_path, RIGHT + ignored)
+    later = ignored.replace("    a ignored", "    after 1\n    a ignored")
+    with pytest.raises(Mistake, match=r"it has ignored \{\}"):
+        tampered(tmp_path, RIGHT + later)
+
+
 def test_what_is_left_at_the_end_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(Mistake, match="at its end: not expected"):
         tampered(tmp_path, "\n".join(RIGHT.splitlines()[:3]) + "\n")

@@ -16,14 +16,15 @@ played by the script; every link stands, and every disk waits to be told (`saves
 tests.conformance.script` writes all of them into docs/conformance.md.
 
 Between real nodes such a line delivers the message. Fields that are not named are zero in what the script
-says and free in what it expects. Before the next event every message to a played node must have been
+says and free in what it expects; `ignored` speaks of the last event alone. Before the next event every message to a played node must have been
 expected; at the end nothing may be under way or unsaved. `...` lets go of the rest, in so many words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -240,13 +241,15 @@ class Stage:
                     self.receive(sender, to, self.message(sender, to, words[kind], fields(words[kind + 1 :])))
 
     def message(self, sender: NodeId, to: NodeId, name: str, said: dict[str, Any]) -> Message:
-        """What the script says; a Support answers the newest beat."""
+        """What the script says, in the life that the sender is in; a Support answers the newest beat."""
         kind = MESSAGES[name]
         zero = {int: 0, bool: False, str: "", zab.State: zab.State.LOOKING, Reason: Reason.OLD_TERM}
         values = {f.name: zero.get(f.type, () if "tuple" in str(f.type) else None) for f in fields_of(kind)}
         if unknown := said.keys() - values.keys():
             raise Mistake(f"{name} has no field {unknown.pop()!r}")
         values["election"] = E
+        if "incarnation" in values:
+            values["incarnation"] = self.table[sender].incarnation
         if kind is Support:
             values["seq"] = self.beats.get((to, sender), 0)
         return kind(**{f.name: {**values, **said}[f.name] for f in fields_of(kind)})
@@ -267,6 +270,7 @@ class Stage:
     def receive(self, sender: NodeId, to: NodeId, message: Message) -> None:
         if to not in self.real:
             raise Mistake(f"{sender} and {to} are both played")
+        self.forget_ignored()
         self.table.do(to, Node.receive, sender, message)
 
     def pending(self, id: NodeId) -> str:
@@ -280,8 +284,21 @@ class Stage:
         for sender, to, message in self.table.wire:
             if to not in self.real:
                 raise Mistake(f"not expected: {sender} -> {to}  {message}")
+        self.nothing_to_report()
+        self.forget_ignored()
+
+    def forget_ignored(self) -> None:
+        """What is ignored from now on is all that `ignored` speaks of."""
+        for place in self.table.places.values():
+            place.node.ignored.clear()
+
+    def nothing_to_report(self) -> None:
+        for id in self.real:
+            for notice in self.table[id].notices:
+                raise Mistake(f"not expected: {id} reports {notice}")
 
     def end(self) -> None:
+        self.nothing_to_report()
         for sender, to, message in self.table.wire:
             raise Mistake(f"not expected: {sender} -> {to}  {message}")
         for id in self.real:
@@ -297,6 +314,7 @@ class Stage:
 
     def deliver(self) -> None:
         """Everything between real nodes arrives, and all that comes of it; disks are quick meanwhile."""
+        self.forget_ignored()
         while True:
             unsaved = [place for place in self.table.places.values() if place.unsaved]
             between = [m for m in self.table.wire if m[1] in self.real]
@@ -306,7 +324,7 @@ class Stage:
                 place.commit()
             for item in between:
                 self.table.wire.remove(item)
-                self.receive(*item)
+                self.table.do(item[1], Node.receive, item[0], item[2])
 
     # --- what happens, and what is ----------------------------------------------------------------
 
@@ -327,8 +345,8 @@ class Stage:
             case ["leads"] | ["leads", "not"]:
                 if place.node.is_leader(self.table.now, E) is not (len(words) == 2):
                     raise Mistake(f"its lease lasts until {place.node.lease(E)}, and it is {self.table.now}")
-            case ["waits", purpose, low, high] if purpose != "not":
-                self.waits(place, purpose, float(low), float(high))
+            case ["waits", purpose, *subject, low, high] if purpose != "not":
+                self.waits(place, (purpose, *subject), float(low), float(high))
             case ["waits", "not", purpose]:
                 if (purpose, SUBJECTS.get(purpose, E)) in place.timers:
                     raise Mistake("it does")
@@ -337,14 +355,18 @@ class Stage:
                     raise Mistake(f"it has ignored {dict(place.node.ignored)}")
             case ["fires", purpose, *subject]:
                 self.fires(place, purpose, *subject)
+            case ["reports", name, *rest]:
+                self.reports(place, name, fields(rest))
             case ["stalls"]:
                 self.event()
                 self.table.do(id, Node.stalled)
             case ["given", *rest]:
                 self.given(place, fields(rest))
-            case [wish, *arguments] if wish in WISHES:
+            case [wish, *said] if wish in WISHES:
                 self.event()
-                self.table.do(id, WISHES[wish], E, *(value(word) for word in arguments))
+                arguments = [value(word) for word in said if "=" not in word]
+                options = fields([word for word in said if "=" in word])
+                self.table.do(id, partial(WISHES[wish], **options), E, *arguments)
             case _:
                 raise Mistake("not a step")
 
@@ -352,26 +374,30 @@ class Stage:
         if not place.unsaved:
             raise Mistake(f"{place.id} has nothing to save")
         compare(place.unsaved[-1], wanted)
+        self.forget_ignored()
         place.commit()
 
-    def timer(self, place: Place, purpose: str, subject: str) -> tuple[float, float]:
-        found = place.timers.get((purpose, subject))
+    def reports(self, place: Place, name: str, wanted: dict[str, Any]) -> None:
+        if not place.notices or type(place.notices[0]).__name__ != name:
+            raise Mistake(f"it reports {place.notices}")
+        compare(place.notices.pop(0), wanted)
+
+    def timer(self, place: Place, purpose: str, subject: str = "") -> tuple[float, float]:
+        found = place.timers.get((purpose, subject or SUBJECTS.get(purpose, E)))
         if found is None:
             raise Mistake(f"no such timer is armed, but {sorted(place.timers)}")
         return found
 
-    def waits(self, place: Place, purpose: str, *wanted: float) -> None:
-        subject = SUBJECTS.get(purpose, E)
-        found = [round(due - self.table.now, 6) for due in self.timer(place, purpose, subject)]
+    def waits(self, place: Place, timer: Sequence[str], *wanted: float) -> None:
+        found = [round(due - self.table.now, 6) for due in self.timer(place, *timer)]
         if found != list(wanted):
             raise Mistake(f"it waits {found[0]} to {found[1]}")
 
     def fires(self, place: Place, purpose: str, subject: str = "") -> None:
         """It is time for this timer: it may be late, but is never early."""
         self.event()
-        subject = subject or SUBJECTS.get(purpose, E)
         self.table.now = max(self.table.now, self.timer(place, purpose, subject)[0])
-        place.fire(purpose, subject)
+        place.fire(purpose, subject or SUBJECTS.get(purpose, E))
 
     def given(self, place: Place, promise: dict[str, Any]) -> None:
         """It has restarted a lease ago with this in its store."""
@@ -418,7 +444,7 @@ def fields_of(kind: type[Message]) -> tuple[msgspec.structs.FieldInfo, ...]:
 
 HEAD = """# What is published, and what holds here
 
-Papers, and the tests of etcd and ZooKeeper, say what an election must do. Each rule that concerns elections is here:
+Papers, and the tests of etcd, HashiCorp's raft and ZooKeeper, say what an election must do. Each rule that concerns elections is here:
 a case of a script in `tests/conformance/`, which can be read beside the paper and is played to the very classes of
 the core; or another test; or a reason why it is none of ours. `make test` plays all of them, and writes no line of
 this page by hand: `python -m tests.conformance.script` does.
