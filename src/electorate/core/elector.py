@@ -601,12 +601,12 @@ class Elector:
         self.wait_for_another()
 
     def free_myself_for(self, claimant: NodeId) -> None:
-        """Before I back anyone: if I lead, resign; if I have followed another, it must not count on me here
-        any more: my support for it from now on is another stretch."""
+        """Before I back anyone: if I lead, resign; if I follow one, even this one, it must not count on me
+        here any more."""
         if self.role is Role.LEADER:
             self.step_down()
         elif self.leader is not None:
-            self.node.peers[self.leader].lapse(self.node.now)
+            self.node.peers[self.leader].give_away(self.node.now)
         self.forget_leader()
 
     def keep(self, term: Term, backed: NodeId | None, epoch: Term | None = None) -> None:
