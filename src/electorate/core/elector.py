@@ -252,15 +252,20 @@ class Elector:
         if self.intended is None or self.occupied:
             return
         heir = self.intended[0]
-        behind = (self.contenders[heir], self.position) if heir in self.contenders else None
+        behind = (self.contenders[heir], self.freshest) if heir in self.contenders else None
         self.node.out.append(TransferLapsed(self.name, heir, behind))
         self.intended = None
         if self.giving_up is not None:
             self.give_up(self.best_heir, wished=True)
 
     def is_behind(self, heir: NodeId) -> bool:
-        """I would not back it myself: its data, as last heard of, is older than mine."""
-        return self.is_staler(self.contenders[heir], self.position)
+        """Its data, as last heard of, is older than mine or that of another who would lead."""
+        return self.is_staler(self.contenders[heir], self.freshest)
+
+    @property
+    def freshest(self) -> int:
+        """The largest position of those who could lead now: mine, or that of one who follows me."""
+        return max([self.position, *(self.contenders[id] for id in self.ready_heirs)])
 
     def is_staler(self, position: int, than: int) -> bool:
         """Whether a voter at one position objects to a claimant at the other: not in every algorithm."""
@@ -855,13 +860,8 @@ class Elector:
             and self.node.settings.preempts
             and self.rank_of(claimant, claim.position) > self.rank
             and self.misgiving(claimant, claim) is None
-            and self.may_win(claim.position)
+            and not self.is_staler(claim.position, self.freshest)
         )
-
-    def may_win(self, position: int) -> bool:
-        """Whether a quorum would back one at this position, as far as I know of theirs."""
-        fresher = {id for id, at in self.contenders.items() if self.is_staler(position, at)}
-        return self.node.membership.is_quorum([v for v in self.node.reachable if v not in fresher])
 
     def take_over_from_lesser(self) -> None:
         """If I outrank the leader that I follow, ask it to hand over; it answers by a Resign that names me

@@ -63,8 +63,9 @@ class Raft(Elector):
         return position < than
 
     def refused(self, claimant: NodeId, objection: Reason) -> None:
-        """A voter that is fresher than the claimant need not wait for its turn."""
-        if objection is Reason.STALER and self.leader is None and self.role is Role.FOLLOWER:
+        """A voter that is fresher than the claimant need not wait for its turn, but for a wish."""
+        free = self.leader is None and self.role is Role.FOLLOWER and not self.is_deterred
+        if objection is Reason.STALER and free:
             self.try_now()
 
     @property
