@@ -55,7 +55,7 @@ class Place:
         self.outbox.perform(self.node.start(self.table.now))
 
     def transmit(self, to: NodeId, message: Message) -> None:
-        self.table.wire.append((self.id, to, message))
+        self.table.transmitted(self.id, to, message)
 
     def arm(self, timer: Timer, low: float, high: float) -> None:
         self.timers[timer] = (low, high)
@@ -83,7 +83,7 @@ class Place:
 
     def fire(self, purpose: str, subject: str = E) -> None:
         del self.timers[purpose, subject]
-        self.outbox.perform(self.node.fire(self.table.now, (purpose, subject)))
+        self.table.do(self.id, Node.fire, (purpose, subject))
 
     def crash(self) -> None:
         self.table.wire = [m for m in self.table.wire if self.id not in m[:2]]
@@ -112,6 +112,10 @@ class Table:
         for pair in wanted:
             for x, y in (tuple(pair), tuple(reversed(pair))):
                 self.do(x, Node.connected, y, self[y].incarnation)
+
+    def transmitted(self, source: NodeId, to: NodeId, message: Message) -> None:
+        """A message leaves the node."""
+        self.wire.append((source, to, message))
 
     def do(self, id: NodeId, event: Callable[..., list[Effect]], *arguments: object) -> None:
         """Let an event happen to a node: `do("a", Node.contend, E)`."""

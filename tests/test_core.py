@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from electorate.core.bully import Election, Victory
+from electorate.core.bully import Election
 from electorate.core.model import (
     MAX_TERM,
     Accept,
     Beat,
-    Follow,
     Kind,
     Lead,
     Member,
     Membership,
     Message,
-    Promise,
     QuorumRule,
     Reason,
-    Recall,
     Recalled,
     Refuse,
     Resign,
@@ -33,91 +28,9 @@ from electorate.core.model import (
 )
 from electorate.core.node import Node
 from electorate.core.raft import Grant, PreVote, RequestVote
-from electorate.core.ring import Ack, Coordinator, Echo, Probe, Token
-from electorate.core.zab import FollowerInfo, LeaderInfo, Notification, State
 from tests.table import E, Table
 
 ALGORITHMS = ("bully", "ring", "raft", "zab")
-
-TYPES: tuple[type[Message], ...] = (
-    *(Beat, Support, Recall, Recalled, Accept, Refuse, Lead, Follow, Resign, Election, Victory),
-    *(Token, Coordinator, Ack, Probe, Echo, PreVote, RequestVote, Grant, Notification, FollowerInfo),
-    *(LeaderInfo,),
-)
-
-
-def values(name: str, kind: Any) -> st.SearchStrategy[Any]:
-    """Plausible and absurd values for a field of a message."""
-    nodes = st.sampled_from(["a", "b", "c", "x", ""])
-    numbers = st.one_of(st.integers(0, 4), st.sampled_from([-1, MAX_TERM, MAX_TERM + 1, 2**63]))
-    if name in ("visited", "backers"):
-        return st.lists(nodes, max_size=4).map(tuple)
-    if name == "contenders":
-        return st.lists(st.tuples(nodes, numbers), max_size=3).map(tuple)
-    if name == "terms":
-        return st.lists(st.tuples(st.sampled_from([E, "other", "nope"]), numbers), max_size=3).map(tuple)
-    if name in ("leader", "initiator", "heir"):
-        return nodes
-    if name == "election":
-        return st.sampled_from([E, "other", "unknown"])
-    if name == "reason":
-        return st.sampled_from(list(Reason))
-    if name == "state":
-        return st.sampled_from(list(State))
-    return st.booleans() if kind is bool or name in ("clockwise", "insist", "contends") else numbers
-
-
-def message_of(kind: type[Message]) -> st.SearchStrategy[Message]:
-    fields = {field.name: values(field.name, field.type) for field in msgspec.structs.fields(kind)}
-    return st.builds(kind, **fields)
-
-
-messages = st.sampled_from(TYPES).flatmap(message_of)
-steps = st.one_of(
-    st.tuples(st.just("receive"), st.sampled_from(["a", "b", "x"]), messages),
-    st.tuples(st.just("fire"), st.integers(0, 9)),
-    st.tuples(st.just("connected"), st.sampled_from(["a", "b", "x"]), st.integers(0, 3)),
-    st.tuples(st.just("lost"), st.sampled_from(["a", "b", "x"]), st.booleans()),
-    st.tuples(
-        st.sampled_from(["contend", "withdraw", "resign", "occupy", "vacate"]),
-        st.sampled_from([E, "other", "unknown"]),
-    ),
-    st.tuples(st.just("transfer"), st.just(E), st.sampled_from(["a", "b", "c", "x"])),
-    st.tuples(st.just("set_position"), st.just(E), st.integers(-1, 5)),
-    st.tuples(st.just("stalled")),
-    st.tuples(st.just("wait"), st.floats(0.0, 1.0)),
-)
-
-
-@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "chang-roberts", "hirschberg-sinclair"])
-@given(story=st.lists(steps, max_size=40))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_nothing_that_is_said_raises_or_breaks_a_promise(
-    algorithm: str, story: list[tuple[Any, ...]]
-) -> None:
-    known = algorithm in ALGORITHMS
-    table = Table(algorithm=algorithm) if known else Table(algorithm="ring", ring=algorithm)
-    place = table["c"]
-    table.connect()
-    table.contend("c")
-    backed: dict[tuple[str, int], str] = {}
-    term = 0
-    for what, *arguments in story:
-        if what == "wait":
-            table.now += arguments[0]
-        elif what == "fire":
-            if place.timers:
-                place.fire(*list(place.timers)[arguments[0] % len(place.timers)])
-        else:
-            place.outbox.perform(getattr(place.node, what)(table.now, *arguments))
-        for promise in place.disk.values():
-            assert 0 <= promise.term <= MAX_TERM
-            if promise.backed:
-                assert backed.setdefault((promise.election, promise.term), promise.backed) == promise.backed
-        newest = place.disk.get(E, Promise(E)).term
-        assert newest >= term, "a term never shrinks"
-        term = newest
-        hash(place.node.state())
 
 
 @pytest.mark.parametrize(

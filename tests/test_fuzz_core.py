@@ -1,13 +1,16 @@
-"""Three nodes, of which one is real, and whatever can happen: any order of events, any word of the others,
-crashes before and after each commit. What the node has said must be on its disk, and stay true.
+"""Three nodes, of which one is watched, and whatever can happen to it: any order of events, any word in the names
+of the others, crashes before and after each commit. What it has said must be on its disk, and stay true.
 
-The machine shrinks what it finds to the fewest steps, and prints them.
+The two others are real nodes, and honest: so the watched one gets far. How far is counted, and a test of luck
+that has not come far enough fails. The machine shrinks what it finds to the fewest steps, and prints them.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -22,112 +25,313 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from electorate.core.bully import Election, Victory
+from electorate.core.elector import Elector
+from electorate.core.liveness import Pair
 from electorate.core.model import (
+    MAX_TERM,
     Accept,
     Beat,
-    Claim,
+    Effect,
+    ElectionMessage,
     Follow,
     Lead,
     Message,
     NodeId,
     Promise,
+    Reason,
+    Recall,
+    Recalled,
+    Refuse,
+    Resign,
     Role,
     Support,
+    Term,
     Timing,
 )
 from electorate.core.node import Node
-from electorate.core.raft import Grant, PreVote
+from electorate.core.raft import Grant, PreVote, RequestVote
 from electorate.core.ring import Ack, Coordinator, Echo, Probe, Token
-from electorate.core.zab import FollowerInfo, Notification, State
+from electorate.core.zab import FollowerInfo, LeaderInfo, Notification, State
 from tests.table import E, Table
-from tests.test_core import messages
+
+TYPES: tuple[type[Message], ...] = (
+    *(Beat, Support, Recall, Recalled, Accept, Refuse, Lead, Follow, Resign, Election, Victory),
+    *(Token, Coordinator, Ack, Probe, Echo, PreVote, RequestVote, Grant, Notification, FollowerInfo),
+    *(LeaderInfo,),
+)
+SMALL = 9 * [*range(5)]
+NEVER = float("-inf")
+ABSURD = [-1, MAX_TERM, MAX_TERM + 1, 2**63]
+
+
+def values(name: str, kind: Any) -> st.SearchStrategy[Any]:
+    """Plausible and absurd values for a field of a message."""
+    nodes = st.sampled_from(["a", "b", "c", "a", "b", "c", "x", ""])
+    numbers = st.sampled_from(SMALL + ABSURD)
+    if name in ("visited", "backers"):
+        return st.lists(nodes, max_size=4).map(tuple)
+    if name == "contenders":
+        return st.lists(st.tuples(nodes, numbers), max_size=3).map(tuple)
+    if name == "terms":
+        return st.lists(st.tuples(st.sampled_from([E, "other", "nope"]), numbers), max_size=3).map(tuple)
+    if name in ("leader", "initiator", "heir"):
+        return nodes
+    if name == "election":
+        return st.sampled_from([E, E, E, "other", "unknown"])
+    if name == "reason":
+        return st.sampled_from(list(Reason))
+    if name == "state":
+        return st.sampled_from(list(State))
+    return st.booleans() if kind is bool or name in ("clockwise", "insist", "contends") else numbers
+
+
+def message_of(kind: type[Message]) -> st.SearchStrategy[Message]:
+    fields = {field.name: values(field.name, field.type) for field in msgspec.structs.fields(kind)}
+    return st.builds(kind, **fields)
+
+
+messages = st.sampled_from(TYPES).flatmap(message_of)
 
 PEERS = ("a", "b")
 peers = st.sampled_from(PEERS)
-elections = st.sampled_from([E, "other"])
+anybody = st.sampled_from(["a", "b", "c", "c"])
+elections = st.sampled_from([E, E, "other"])
+Claimed = tuple[str, Term]
+Stretch = tuple[NodeId, Pair]
+
+
+class Watched(Table):
+    """The table, and all that c has said, has heard and has come to."""
+
+    def __init__(self, algorithm: str) -> None:
+        self.durable: dict[str, Promise] = {}
+        self.backed: dict[Claimed, NodeId] = {}
+        self.accepted: dict[Claimed, set[NodeId]] = {}
+        """Who has told c that it backs it."""
+        self.followed: dict[Claimed, set[Stretch]] = {}
+        """Who has told c that it follows it, and in which stretch of support."""
+        self.supported: dict[Stretch, float] = {}
+        """When c sent the newest beat that was answered in this stretch."""
+        self.led: list[Claimed] = []
+        self.given: dict[str, tuple[NodeId, Term]] = {}
+        """To whom c has wished to hand over, at the end of which term."""
+        self.reached: set[str] = set()
+        if algorithm in ("chang-roberts", "hirschberg-sinclair"):
+            super().__init__(algorithm="ring", ring=algorithm)
+        else:
+            super().__init__(algorithm=algorithm)
+        self.me = self["c"]
+        self.me.instant_disk = False
+        self.connect()
+        self.contend("c")
+
+    # --- how the world goes on --------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Everything that is under way arrives and is written, and whatever comes of it."""
+        for _ in range(100):
+            if self.me.unsaved:
+                self.me.commit()
+            if not self.wire and not self.me.unsaved:
+                return
+            self.deliver()
+        raise AssertionError("they never stop talking")
+
+    def let_try(self, id: NodeId) -> None:
+        """It is the turn of this node, and everybody is honest."""
+        self.contend(id)
+        self.settle()
+        for purpose in ("campaign", "finalize", "answers"):
+            if (purpose, E) in self[id].timers:
+                self[id].fire(purpose)
+                self.settle()
+
+    def let_beat(self) -> None:
+        """Time passes as it should: whoever leads is heard."""
+        self.now += 0.1
+        for place in self.places.values():
+            if ("beat", "") in place.timers:
+                place.fire("beat", "")
+        self.settle()
+
+    # --- what c does and comes to -----------------------------------------------------------------
+
+    def do(self, id: NodeId, event: Callable[..., list[Effect]], *arguments: Any) -> None:
+        if id != "c":
+            return super().do(id, event, *arguments)
+        if event is Node.receive:
+            self.hear(*arguments)
+        before = {name: e.leader_term for name, e in self.me.node.leading.items() if e.secured}
+        super().do(id, event, *arguments)
+        self.note(before if event in (Node.receive, Node.fire) else {})
+        return None
+
+    def hear(self, sender: NodeId, message: Message) -> None:
+        """What c may rely on from now on."""
+        if sender not in self.membership.voters:
+            return
+        match message:
+            case Accept(election=name, term=term):
+                self.accepted.setdefault((name, term), set()).add(sender)
+            case Coordinator(election=name, term=term, leader="c", backers=backers):
+                self.accepted.setdefault((name, term), set()).update(backers)
+            case Follow(election=name, term=term):
+                self.followed.setdefault((name, term), set()).add(
+                    (sender, (message.incarnation, message.epoch))
+                )
+            case Support():
+                sent = self.me.node.beats.sent_at(message.seq)
+                stretch = (sender, (message.incarnation, message.epoch))
+                if sent is not None:
+                    self.supported[stretch] = max(sent, self.supported.get(stretch, sent))
+
+    def note(self, before: dict[str, Term]) -> None:
+        """An event of c is over, which was not its own wish if `before` names whom it led until then."""
+        self.read_disk()
+        for name, election in self.me.node.elections.items():
+            if election.role is Role.LEADER:
+                self.rests_on_promises(name, election)
+            if name in before and (election.role, election.leader_term) != (Role.LEADER, before[name]):
+                self.reached.add("was deposed")
+            if election.leader in PEERS:
+                self.reached.add("followed")
+                if name in self.given and self.given[name] < (election.leader, election.leader_term):
+                    heir, term = self.given.pop(name)
+                    if election.leader == heir and election.leader_term > term:
+                        self.reached.add("handed over")
+
+    def rests_on_promises(self, name: str, election: Elector) -> None:
+        term = election.leader_term
+        lease = self.me.node.lease(name)
+        if (name, term) not in self.led:
+            assert self.backed.get((name, term)) == "c", "it leads without its own durable vote"
+            assert self.membership.is_quorum(self.accepted[name, term] & set(self.membership.voters))
+            self.led.append((name, term))
+        answered = [self.supported.get(stretch, NEVER) for stretch in self.followed.get((name, term), ())]
+        assert lease <= max(answered, default=NEVER) + Timing().safe_lease
+        if self.now < lease:
+            self.reached.add("led with a lease")
+            if len([before for before, _ in self.led if before == name]) > 1:
+                self.reached.add("led a second term")
+
+    def transmitted(self, source: NodeId, to: NodeId, message: Message) -> None:
+        super().transmitted(source, to, message)
+        if source != "c" or not isinstance(message, ElectionMessage):
+            return
+        term = message.term
+        kept = self.me.disk.get(message.election, Promise(message.election))
+        match message:
+            case Accept():
+                assert kept.term > term or (kept.term, kept.backed) == (term, to)
+            case Lead():
+                assert kept.term > term or (kept.term, kept.backed) == (term, "c")
+            case Coordinator(leader=leader, backers=backers) if "c" in backers:
+                assert kept.term > term or (kept.term, kept.backed) == (term, leader)
+            case Follow() | Notification() | FollowerInfo():
+                assert kept.term >= term
+            case Refuse(newest=newest):
+                assert kept.term >= newest
+            case Resign(election=name, heir=heir, wished=True) if heir in PEERS:
+                self.given[name] = (heir, term)
+
+    def read_disk(self) -> None:
+        """What c's disk holds, after whatever has happened."""
+        for name, promise in self.me.disk.items():
+            before = self.durable.get(name, Promise(name))
+            assert promise.term >= before.term
+            assert promise.epoch >= before.epoch
+            self.durable[name] = promise
+            if promise.backed:
+                first = self.backed.setdefault((name, promise.term), promise.backed)
+                assert promise.backed == first, "two were backed in one term"
+                if promise.backed in PEERS:
+                    self.reached.add("voted for another")
 
 
 class Anything(RuleBasedStateMachine):
-    """Node c, of three; a and b are played, and lie. `algorithm` is set by the test."""
+    """What befalls node c. `algorithm` is set by the test, and `reached` counted for it."""
 
-    algorithm = "raft"
+    algorithm: ClassVar[str] = "raft"
+    reached: ClassVar[Counter[str]] = Counter()
 
     @initialize()
     def begin(self) -> None:
-        known = self.algorithm in ("bully", "ring", "raft", "zab")
-        self.table = (
-            Table(algorithm=self.algorithm) if known else Table(algorithm="ring", ring=self.algorithm)
-        )
-        self.me = self.table["c"]
-        self.me.instant_disk = False
-        self.table.connect()
-        self.table.contend("c")
-        self.durable: dict[str, Promise] = {}
-        self.backed: dict[tuple[str, int], NodeId] = {}
-        self.led: set[tuple[str, int]] = set()
-        self.supported: dict[int, float] = {}
-        """The beats that a or b have answered, and when each was sent."""
+        self.table = Watched(self.algorithm)
+        self.me = self.table.me
+
+    def teardown(self) -> None:
+        self.reached.update(self.table.reached)
+        self.reached["runs"] += 1
+        self.reached["ignored"] += self.me.node.ignored.total()
 
     # --- what the world does ----------------------------------------------------------------------
 
-    @rule(sender=st.sampled_from(["a", "b", "x"]), message=messages)
-    def says(self, sender: NodeId, message: Message) -> None:
-        self.note(sender, message)
+    @rule(
+        sender=st.sampled_from(["a", "b", "a", "b", "x"]),
+        message=messages,
+        ahead=st.sampled_from([0, 0, 1, 1, -1, None]),
+    )
+    def is_lied_to(self, sender: NodeId, message: Message, ahead: int | None) -> None:
+        """Mostly about the present: `ahead` of the newest term, or beat."""
+        if ahead is not None:
+            match message:
+                case ElectionMessage(election=name) if name in self.me.node.elections:
+                    term = self.me.node.elections[name].promise.term + ahead
+                    message = msgspec.structs.replace(message, term=term)
+                case Support():
+                    message = msgspec.structs.replace(message, seq=self.me.node.beats.seq + ahead)
+        self.reached["lies"] += 1
         self.table.do("c", Node.receive, sender, message)
 
-    @rule(sender=peers)
-    def answers_what_it_was_asked(self, sender: NodeId) -> None:
-        """As an honest voter would, so that the node gets far."""
-        asked = [item for item in self.table.wire if item[:2] == ("c", sender)]
-        self.table.wire = [item for item in self.table.wire if item not in asked]
-        for _, _, message in asked:
-            for answer in likely(message):
-                self.note(sender, answer)
-                self.table.do("c", Node.receive, sender, answer)
+    @rule()
+    def all_goes_on(self) -> None:
+        self.table.settle()
+
+    @rule(id=anybody)
+    def tries(self, id: NodeId) -> None:
+        self.table.let_try(id)
+
+    @rule(beats=st.integers(1, 4))
+    def time_passes(self, beats: int) -> None:
+        for _ in range(beats):
+            self.table.let_beat()
+
+    @rule(seconds=st.floats(0.0, 0.7))
+    def nothing_is_heard(self, seconds: float) -> None:
+        self.table.now += seconds
 
     @rule()
-    def goes_on(self) -> None:
-        """Its disk has written, and it hears what it says to itself."""
-        if self.me.unsaved:
-            self.me.commit()
-        own = [item for item in self.table.wire if item[:2] == ("c", "c")]
-        self.table.wire = [item for item in self.table.wire if item not in own]
-        for _, _, message in own:
-            self.table.do("c", Node.receive, "c", message)
+    def one_word_arrives(self) -> None:
+        if self.table.wire:
+            source, to, message = self.table.wire.pop(0)
+            self.table.do(to, Node.receive, source, message)
 
-    @rule()
-    def prospers(self) -> None:
-        """For a while everybody is honest, and it is its turn."""
-        for _ in range(6):
-            for timer in [("campaign", E), ("finalize", E)]:
-                view = self.me.node.view(E)
-                if view and not view.leader and timer in self.me.timers:
-                    self.me.fire(*timer)
-            self.goes_on()
-            for peer in PEERS:
-                self.answers_what_it_was_asked(peer)
-
-    @rule(peer=peers, incarnation=st.integers(1, 3))
-    def connects(self, peer: NodeId, incarnation: int) -> None:
-        self.table.do("c", Node.connected, peer, incarnation)
+    @rule(peer=peers, older=st.booleans())
+    def connects(self, peer: NodeId, older: bool) -> None:
+        self.table.do("c", Node.connected, peer, self.table[peer].incarnation - older)
 
     @rule(peer=peers, dead=st.booleans())
     def breaks(self, peer: NodeId, dead: bool) -> None:
         self.table.do("c", Node.lost, peer, dead)
 
-    @rule(peer=peers, incarnation=st.integers(1, 3))
-    def is_met(self, peer: NodeId, incarnation: int) -> None:
-        self.table.do("c", Node.met, peer, incarnation)
+    @rule()
+    def comes_together(self) -> None:
+        self.table.connect()
 
-    @rule(seconds=st.floats(0.0, 0.7))
-    def waits(self, seconds: float) -> None:
-        self.table.now += seconds
+    @rule(peer=peers, newer=st.integers(-1, 1))
+    def is_met(self, peer: NodeId, newer: int) -> None:
+        self.table.do("c", Node.met, peer, self.table[peer].incarnation + newer)
 
     @precondition(lambda self: self.me.timers)
     @rule(data=st.data())
     def timer_fires(self, data: st.DataObject) -> None:
-        timer = data.draw(st.sampled_from(sorted(self.me.timers)))
-        self.me.fire(*timer)
+        self.me.fire(*data.draw(st.sampled_from(sorted(self.me.timers))))
+
+    @rule(peer=peers, data=st.data())
+    def timer_of_another_fires(self, peer: NodeId, data: st.DataObject) -> None:
+        if self.table[peer].timers:
+            self.table[peer].fire(*data.draw(st.sampled_from(sorted(self.table[peer].timers))))
 
     @rule(
         wish=st.sampled_from([Node.contend, Node.withdraw, Node.resign, Node.occupy, Node.vacate]),
@@ -139,6 +343,24 @@ class Anything(RuleBasedStateMachine):
     @rule(to=st.sampled_from(["a", "b", "c", "x"]))
     def transfers(self, to: NodeId) -> None:
         self.table.do("c", Node.transfer, E, to)
+
+    @rule(id=anybody)
+    def is_handed_over(self, id: NodeId) -> None:
+        """Whoever leads wishes so; if nobody does, it tries. It is as fresh as any."""
+        self.table.connect()
+        self.table.contend(id)
+        freshest = max(place.node.elections[E].position for place in self.table.places.values())
+        self.table.do(id, Node.set_position, E, freshest)
+        self.table.settle()
+        for leader in self.table.leaders():
+            self.table.do(leader, Node.transfer, E, id)
+        self.table.settle()
+        self.table.let_try(id)
+
+    @rule(peer=peers)
+    def hears_of_a_newer_term(self, peer: NodeId) -> None:
+        term = self.me.node.elections[E].promise.term
+        self.table.do("c", Node.receive, peer, Refuse(E, term, term + 1, Reason.OLD_TERM))
 
     @rule(position=st.integers(-1, 5))
     def is_as_fresh_as(self, position: int) -> None:
@@ -153,105 +375,82 @@ class Anything(RuleBasedStateMachine):
     def commits(self) -> None:
         self.me.commit()
 
+    @rule(written=st.booleans())
+    def dies_and_restarts(self, written: bool) -> None:
+        """Before or after what it was writing was durable."""
+        if written:
+            self.me.disk.update({promise.election: promise for promise in self.me.unsaved or ()})
+        self.restart("c")
+
+    @rule(peer=peers)
+    def another_restarts(self, peer: NodeId) -> None:
+        self.restart(peer)
+
     @rule()
-    def dies_and_restarts(self) -> None:
-        self.me.crash()
-        self.me.start()
-        self.supported = {}
-        for peer in PEERS:
-            self.table.do("c", Node.connected, peer, 3)
+    def loses_its_store(self) -> None:
+        self.me.disk.clear()
+        self.table.durable.clear()
+        self.table.backed.clear()
+        self.table.led.clear()
+        self.restart("c", rejoin=True)
+        self.me.fire("recall", "")
+        self.table.settle()
+        if self.me.node.recalled is None:
+            self.table.reached.add("rejoined")
+
+    def restart(self, id: NodeId, rejoin: bool = False) -> None:
+        self.table[id].crash()
+        self.table[id].start(rejoin)
+        self.table.supported = {} if id == "c" else self.table.supported
+        self.table.connect()
 
     # --- what must hold ---------------------------------------------------------------------------
 
-    def note(self, sender: NodeId, message: Message) -> None:
-        if isinstance(message, Support) and sender in PEERS:
-            sent = self.me.node.beats.sent_at(message.seq)
-            if sent is not None:
-                self.supported[message.seq] = sent
-
     @invariant()
-    def promises_only_grow(self) -> None:
-        for name, promise in self.me.disk.items():
-            before = self.durable.get(name, Promise(name))
-            assert promise.term >= before.term
-            assert promise.epoch >= before.epoch
-            self.durable[name] = promise
-            if promise.backed:
-                first = self.backed.setdefault((name, promise.term), promise.backed)
-                assert promise.backed == first, "two were backed in one term"
-
-    @invariant()
-    def what_is_said_is_on_the_disk(self) -> None:
-        for source, to, message in self.table.wire:
-            if source != "c":
-                continue
-            kept = self.me.disk.get(getattr(message, "election", E), Promise(E))
-            if isinstance(message, Accept):
-                assert kept.term > message.term or (kept.term, kept.backed) == (message.term, to)
-            elif isinstance(message, Lead):
-                assert kept.term > message.term or (kept.term, kept.backed) == (message.term, "c")
-            elif isinstance(message, Follow):
-                assert kept.term >= message.term
-        del self.table.wire[:-20]
-
-    @invariant()
-    def leads_by_a_quorum_and_once(self) -> None:
-        for name, election in self.me.node.elections.items():
-            if election.role is not Role.LEADER:
-                continue
-            kept = self.me.disk[name]
-            assert kept.term >= election.leader_term
-            assert self.backed.get((name, election.leader_term), "c") == "c"
-
-    @invariant()
-    def a_lease_rests_on_an_answer(self) -> None:
-        newest = max(self.supported.values(), default=float("-inf"))
-        for name in (E, "other"):
-            assert self.me.node.lease(name) <= newest + Timing().safe_lease
+    def its_word_is_on_its_disk(self) -> None:
+        self.table.read_disk()
 
     @invariant()
     def the_state_is_a_value(self) -> None:
         hash(self.me.node.state())
 
 
-def likely(message: Message) -> list[Message]:
-    """What an honest voter would say to that."""
-    match message:
-        case Beat(seq=seq):
-            return [Support(seq, 1, 0)]
-        case Lead(election=election, term=term):
-            return [Follow(election, term, 1, 0, True)]
-        case PreVote(election=election, term=term):
-            return [Grant(election, term)]
-        case Token(initiator="c"):
-            acknowledged = Ack(message.election, message.term, message.initiator, message.serial)
-            return [acknowledged, msgspec.structs.replace(message, visited=(*message.visited, "a", "b"))]
-        case Coordinator(leader="c"):
-            acknowledged = Ack(message.election, message.term, message.initiator, message.serial)
-            return [acknowledged, msgspec.structs.replace(message, backers=("a", "b", "c"))]
-        case Probe(initiator="c", hops=hops) if hops > 2:
-            return [message]
-        case Probe(initiator="c"):
-            return [Echo(message.election, message.term, "c", message.serial, 0, message.clockwise)]
-        case Claim(election=election, term=term):
-            return [Accept(election, term)]
-        case Notification(leader="c", state=State.LOOKING):
-            return [message, FollowerInfo(message.election, message.term)]
-        case _:
-            return []
+GOALS = {
+    "led with a lease": 1 / 3,
+    "led a second term": 1 / 15,
+    "was deposed": 1 / 20,
+    "handed over": 1 / 15,
+    "voted for another": 1 / 6,
+    "followed": 1 / 6,
+    "rejoined": 1 / 6,
+}
+"""In which part of the stories this must happen to c."""
+FUZZ_EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
+
+
+ENDLESS = pytest.mark.xfail(
+    strict=True, reason="an heir that claims and a looking node answer each other's votes for ever"
+)
 
 
 @pytest.mark.parametrize(
-    "algorithm", ["bully", "ring", "raft", "zab", "chang-roberts", "hirschberg-sinclair"]
+    "algorithm",
+    ["bully", "ring", "raft", pytest.param("zab", marks=ENDLESS), "chang-roberts", "hirschberg-sinclair"],
 )
 def test_whatever_happens_a_node_keeps_its_word(algorithm: str) -> None:
-    machine = type("Anything", (Anything,), {"algorithm": algorithm})
+    """The same stories each time, unless a number of new ones is asked for."""
+    reached: Counter[str] = Counter()
+    machine = type("Anything", (Anything,), {"algorithm": algorithm, "reached": reached})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=int(os.environ.get("FUZZ_EXAMPLES", "25")),
-            stateful_step_count=30,
+            max_examples=int(FUZZ_EXAMPLES or 150),
+            stateful_step_count=40,
+            derandomize=FUZZ_EXAMPLES is None,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+    rare = {goal: reached[goal] for goal in GOALS if reached[goal] < reached["runs"] * GOALS[goal]}
+    assert not rare, (rare, reached)
+    assert reached["ignored"] < 3 * reached["lies"], reached
