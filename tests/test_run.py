@@ -265,14 +265,16 @@ def test_a_command_that_does_not_stop_in_its_time_is_killed(ward: Ward) -> None:
 
 
 def test_a_guardian_that_was_stopped_kills_when_it_goes_on(ward: Ward) -> None:
-    deadline = now() + 0.5
-    ward.start("echo up; while :; do sleep 0.01; done", deadline)
-    assert ward.output.readline() == "up\n"
+    ward.start("trap '' TERM; echo $$; while :; do sleep 0.01; done", now() + BOUND)
+    pid = int(ward.output.readline())
+    deadline = now() + 1.0
+    ward.say("extend", deadline)
     ward.process.send_signal(signal.SIGSTOP)
     while now() < deadline:
         time.sleep(0.01)
+    assert not gone(pid)
     ward.process.send_signal(signal.SIGCONT)
-    assert ward.heard()[0] == "gone"
+    assert ward.heard() == ["gone", -signal.SIGKILL]
 
 
 def test_signals_for_elect_do_not_end_the_guardian(ward: Ward) -> None:
