@@ -35,8 +35,12 @@ CALL = re.compile(r"^\d+ +(\w+)\((.*)\) += (\d+)")
 NAMED = re.compile(r"(\d+)<([^>]*)>")
 
 
+NAMES = "."
+"""The directory: what was created, renamed or removed is on the disk once it is synced."""
+
+
 class Call(NamedTuple):
-    """One thing that the process asked of the kernel. `text` is a file; `at` an offset or a length."""
+    """One thing that the process asked of the kernel. `path` is a file; `at` an offset or a length."""
 
     kind: str
     path: str
@@ -62,9 +66,11 @@ def calls(trace: Path, directory: Path) -> Iterator[Call]:
         elif kind in ("rename", "unlink"):
             names = [Path(unescape(part).decode()) for part in parts]
             if names[0].parent == directory:
-                yield Call(kind, names[0].name, to=names[-1].name)
+                yield Call(kind, names[0].name, to=names[1].name if len(names) > 1 else "")
         elif named := NAMED.match(parts[0] if kind != "openat" else f"{result}{line[line.rindex('<') :]}"):
             path = Path(unescape(named[2]).decode())
+            if path == directory and kind in ("fsync", "fdatasync"):
+                yield Call("sync", NAMES)
             if path.parent != directory or path.name == "lock":
                 continue
             match kind:
@@ -95,42 +101,31 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
 Disk = dict[str, bytes]
 
 
-def perform(disk: Disk, call: Call) -> None:
-    content = disk.get(call.path, b"")
-    match call.kind:
-        case "create":
-            disk[call.path] = content
-        case "write":
-            disk[call.path] = (
-                content[: call.at].ljust(call.at, b"\0") + call.data + content[call.at + len(call.data) :]
-            )
-        case "cut":
-            disk[call.path] = content[: call.at]
-        case "rename":
-            disk[call.to] = disk.pop(call.path)
-        case "unlink":
-            disk.pop(call.path, None)
-
-
-def ended(history: list[Call]) -> Disk:
-    """The process ended here: the kernel has all that it was told."""
-    disk: Disk = {}
-    for call in history:
-        perform(disk, call)
-    return disk
-
-
-def failed(history: list[Call], survives: Callable[[int, Call], Call | None]) -> Disk:
-    """The power failed here: of what was not yet synced, `survives` says what the disk has kept."""
-    disk: Disk = {}
+def left(history: list[Call], survives: Callable[[int, Call], Call | None]) -> Disk:
+    """What is found when all has ended here: of what was not yet synced, `survives` says what is left. A file that
+    was synced is lost with its name."""
+    seen: dict[str, int] = {}
+    """The files by name, as the process sees them."""
+    kept: dict[str, int] = {}
+    """The same, as the disk has them."""
+    content: dict[int, bytes] = {}
     for at, call in enumerate(history):
-        synced = call.kind in ("create", "rename", "unlink") or any(
-            later.kind == "sync" and later.path == call.path for later in history[at:]
-        )
-        kept = call if synced else survives(at, call)
-        if kept:
-            perform(disk, kept)
-    return disk
+        place = call.path if call.kind in ("write", "cut") else NAMES
+        synced = any(later.kind == "sync" and later.path == place for later in history[at:])
+        done = call if synced else survives(at, call)
+        file = seen.get(call.path, at)
+        for names in (seen, kept) if done else (seen,):
+            match call.kind:
+                case "create":
+                    names[call.path] = file
+                case "rename" | "unlink":
+                    names.pop(call.path, None)
+                    names |= {call.to: file} if call.to else {}
+        if done and call.kind in ("write", "cut"):
+            before = content.get(file, b"")[: call.at].ljust(call.at, b"\0")
+            after = content.get(file, b"")[call.at + len(done.data) :] if call.kind == "write" else b""
+            content[file] = before + done.data + after
+    return {name: content.get(file, b"") for name, file in kept.items()}
 
 
 def torn(_: int, call: Call) -> Call:
@@ -138,6 +133,7 @@ def torn(_: int, call: Call) -> Call:
 
 
 FAILURES: dict[str, Callable[[int, Call], Call | None]] = {
+    "the process ends": lambda at, call: call,
     "nothing": lambda at, call: None,
     "every other one": lambda at, call: call if at % 2 else None,
     "the others": lambda at, call: None if at % 2 else call,
@@ -150,7 +146,7 @@ def crash_everywhere(directory: Path, history: list[Call], how: str) -> set[int]
     found = set()
     for length in range(len(history) + 1):
         past = history[:length]
-        disk = ended(past) if how == "the process ends" else failed(past, FAILURES[how])
+        disk = left(past, FAILURES[how])
         directory.mkdir()
         for name, content in disk.items():
             (directory / name).write_bytes(content)
@@ -166,14 +162,14 @@ def crash_everywhere(directory: Path, history: list[Call], how: str) -> set[int]
     return found
 
 
-@pytest.mark.parametrize("how", ["the process ends", *FAILURES])
+@pytest.mark.parametrize("how", FAILURES)
 def test_what_was_durable_is_there_after_a_crash_at_any_point(
     tmp_path: Path, history: list[Call], how: str
 ) -> None:
     assert crash_everywhere(tmp_path / "data", history, how) == set(range(COMMITS + 1))
 
 
-@pytest.mark.parametrize("file", ["electorate.db", "electorate.db-journal"])
+@pytest.mark.parametrize("file", ["electorate.db", "electorate.db-journal", NAMES])
 def test_without_a_sync_that_would_be_noticed(tmp_path: Path, history: list[Call], file: str) -> None:
     careless = [call for call in history if (call.kind, call.path) != ("sync", file)]
     with pytest.raises((AssertionError, UserError)):
