@@ -8,6 +8,7 @@ from collections.abc import Callable
 from electorate.core.identity import Rejoin, Start
 from electorate.core.model import (
     Effect,
+    Gone,
     Member,
     Membership,
     Message,
@@ -33,13 +34,15 @@ class Place:
         self.table = table
         self.id = id
         self.disk: dict[str, Promise] = {}
+        self.gone: frozenset[NodeId] = frozenset()
+        """Whom the disk says to refuse until they rejoin."""
         self.incarnation = 0
         self.instant_disk = True
         self.start()
 
-    def start(self, rejoin: bool = False) -> None:
+    def start(self, rejoin: bool | Rejoin = False) -> None:
         self.incarnation += 1
-        self.unsaved: list[Promise] | None = None
+        self.unsaved: list[Record] | None = None
         self.timers: dict[Timer, tuple[float, float]] = {}
         self.views: list[View] = []
         self.notices: list[Notice] = []
@@ -48,11 +51,17 @@ class Place:
             self.id,
             self.table.membership,
             self.table.settings,
-            start=Start(self.incarnation),
+            start=Start(self.incarnation, self.incarnation),
             promises=self.disk,
-            rejoin=Rejoin() if rejoin else None,
+            gone=self.gone,
+            rejoin=Rejoin() if rejoin is True else rejoin or None,
         )
         self.outbox.perform(self.node.start(self.table.now))
+
+    @property
+    def rejoining(self) -> bool:
+        """What it says of itself when it is met."""
+        return self.node.rejoin is not None and self.node.rejoin.lost
 
     def transmit(self, to: NodeId, message: Message) -> None:
         self.table.transmitted(self.id, to, message)
@@ -70,16 +79,24 @@ class Place:
         self.notices.append(notice)
 
     def save(self, records: list[Record]) -> None:
-        self.unsaved = [record for record in records if isinstance(record, Promise)]
+        self.unsaved = records
         if self.instant_disk:
             self.commit()
 
     def commit(self) -> None:
         """The commit under way reaches the disk."""
         assert self.unsaved is not None
-        self.disk.update({promise.election: promise for promise in self.unsaved})
-        self.unsaved = None
+        self.write()
         self.outbox.saved()
+
+    def write(self) -> None:
+        """What is under way is durable, but the node has not heard so."""
+        for record in self.unsaved or ():
+            if isinstance(record, Gone):
+                self.gone = self.gone | {record.node} if record.gone else self.gone - {record.node}
+            else:
+                self.disk[record.election] = record
+        self.unsaved = None
 
     def fire(self, purpose: str, subject: str = E) -> None:
         del self.timers[purpose, subject]
@@ -111,7 +128,7 @@ class Table:
         wanted = pairs or [a + b for a in self.places for b in self.places if a < b]
         for pair in wanted:
             for x, y in (tuple(pair), tuple(reversed(pair))):
-                self.do(x, Node.connected, y, self[y].incarnation)
+                self.do(x, Node.connected, y, self[y].incarnation, self[y].rejoining)
 
     def transmitted(self, source: NodeId, to: NodeId, message: Message) -> None:
         """A message leaves the node."""

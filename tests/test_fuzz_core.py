@@ -35,9 +35,11 @@ from electorate.core.model import (
     Effect,
     ElectionMessage,
     Follow,
+    Grant,
     Lead,
     Message,
     NodeId,
+    PreVote,
     Promise,
     Reason,
     Recall,
@@ -49,17 +51,25 @@ from electorate.core.model import (
     Term,
     Timing,
 )
-from electorate.core.node import Node
-from electorate.core.raft import Grant, PreVote, RequestVote
+from electorate.core.node import BEAT, RECALL, Node
+from electorate.core.raft import RequestVote
 from electorate.core.ring import Ack, Coordinator, Echo, Probe, Token
 from electorate.core.zab import FollowerInfo, LeaderInfo, Notification, State
 from tests.table import E, Table
 
-TYPES: tuple[type[Message], ...] = (
-    *(Beat, Support, Recall, Recalled, Accept, Refuse, Lead, Follow, Resign, Election, Victory),
-    *(Token, Coordinator, Ack, Probe, Echo, PreVote, RequestVote, Grant, Notification, FollowerInfo),
-    *(LeaderInfo,),
+COMMON: tuple[type[Message], ...] = (
+    *(Beat, Support, Recall, Recalled, PreVote, Grant, Accept, Refuse, Lead, Follow, Resign),
 )
+RING: tuple[type[Message], ...] = (Token, Coordinator, Ack)
+WORDS: dict[str, tuple[type[Message], ...]] = {
+    "bully": (Election, Victory),
+    "ring": RING,
+    "raft": (RequestVote,),
+    "zab": (Notification, FollowerInfo, LeaderInfo),
+    "chang-roberts": RING,
+    "hirschberg-sinclair": (*RING, Probe, Echo),
+}
+"""What each algorithm says, beside what is common to all."""
 SMALL = 9 * [*range(5)]
 NEVER = float("-inf")
 ABSURD = [-1, MAX_TERM, MAX_TERM + 1, 2**63]
@@ -69,21 +79,31 @@ def values(name: str, kind: Any) -> st.SearchStrategy[Any]:
     """Plausible and absurd values for a field of a message."""
     nodes = st.sampled_from(["a", "b", "c", "a", "b", "c", "x", ""])
     numbers = st.sampled_from(SMALL + ABSURD)
-    if name in ("visited", "backers"):
-        return st.lists(nodes, max_size=4).map(tuple)
-    if name == "contenders":
-        return st.lists(st.tuples(nodes, numbers), max_size=3).map(tuple)
-    if name == "terms":
-        return st.lists(st.tuples(st.sampled_from([E, "other", "nope"]), numbers), max_size=3).map(tuple)
-    if name in ("leader", "initiator", "heir"):
-        return nodes
-    if name == "election":
-        return st.sampled_from([E, E, E, "other", "unknown"])
-    if name == "reason":
-        return st.sampled_from(list(Reason))
-    if name == "state":
-        return st.sampled_from(list(State))
-    return st.booleans() if kind is bool or name in ("clockwise", "insist", "contends") else numbers
+    names = st.sampled_from([E, E, E, "other", "unknown"])
+    match name:
+        case "visited" | "without":
+            return st.lists(nodes, max_size=4).map(tuple)
+        case "contenders":
+            return st.lists(st.tuples(nodes, numbers), max_size=4).map(tuple)
+        case "backers":
+            return st.lists(st.tuples(st.sampled_from("abx"), numbers), max_size=4).map(tuple)
+        case "terms":
+            return st.lists(st.tuples(names, numbers), max_size=3).map(tuple)
+        case "leader" | "initiator" | "heir":
+            return nodes
+        case "election":
+            return names
+        case "after":
+            return st.sampled_from(["", E, "zzz"])
+        case "reason":
+            return st.sampled_from(list(Reason))
+        case "state":
+            return st.sampled_from(list(State))
+        case "lease":
+            return st.sampled_from([0.0, 0.5, 2.0, -1.0])
+        case "clockwise" | "insist" | "contends" | "more" | "wished" | "force":
+            return st.booleans()
+    return numbers
 
 
 def message_of(kind: type[Message]) -> st.SearchStrategy[Message]:
@@ -91,7 +111,12 @@ def message_of(kind: type[Message]) -> st.SearchStrategy[Message]:
     return st.builds(kind, **fields)
 
 
-messages = st.sampled_from(TYPES).flatmap(message_of)
+def words(algorithm: str) -> st.SearchStrategy[Message]:
+    """Mostly those of this algorithm, and now and then one of another."""
+    own, others = WORDS[algorithm], [word for those in WORDS.values() for word in those]
+    kinds = st.sampled_from([*own * 3, *COMMON, *others])
+    return kinds.flatmap(message_of)
+
 
 PEERS = ("a", "b")
 peers = st.sampled_from(PEERS)
@@ -107,8 +132,8 @@ class Watched(Table):
     def __init__(self, algorithm: str) -> None:
         self.durable: dict[str, Promise] = {}
         self.backed: dict[Claimed, NodeId] = {}
-        self.accepted: dict[Claimed, set[NodeId]] = {}
-        """Who has told c that it backs it."""
+        self.accepted: dict[Claimed, set[tuple[NodeId, int]]] = {}
+        """Who has told c that it backs it, and in which life."""
         self.followed: dict[Claimed, set[Stretch]] = {}
         """Who has told c that it follows it, and in which stretch of support."""
         self.supported: dict[Stretch, float] = {}
@@ -139,8 +164,12 @@ class Watched(Table):
         raise AssertionError("they never stop talking")
 
     def let_try(self, id: NodeId) -> None:
-        """It is the turn of this node, and everybody is honest."""
+        """Whoever leads resigns, it is the turn of this node, and everybody is honest."""
         self.contend(id)
+        self.settle()
+        for leader in self.leaders():
+            if leader != id:
+                self.do(leader, Node.resign, E)
         self.settle()
         for purpose in ("campaign", "finalize", "answers"):
             if (purpose, E) in self[id].timers:
@@ -172,8 +201,8 @@ class Watched(Table):
         if sender not in self.membership.voters:
             return
         match message:
-            case Accept(election=name, term=term):
-                self.accepted.setdefault((name, term), set()).add(sender)
+            case Accept(election=name, term=term, incarnation=life):
+                self.accepted.setdefault((name, term), set()).add((sender, life))
             case Coordinator(election=name, term=term, leader="c", backers=backers):
                 self.accepted.setdefault((name, term), set()).update(backers)
             case Follow(election=name, term=term):
@@ -189,6 +218,7 @@ class Watched(Table):
     def note(self, before: dict[str, Term]) -> None:
         """An event of c is over, which was not its own wish if `before` names whom it led until then."""
         self.read_disk()
+        self.somebody_tries()
         for name, election in self.me.node.elections.items():
             if election.role is Role.LEADER:
                 self.rests_on_promises(name, election)
@@ -201,12 +231,29 @@ class Watched(Table):
                     if election.leader == heir and election.leader_term > term:
                         self.reached.add("handed over")
 
+    def somebody_tries(self) -> None:
+        """I9: c waits for nothing that need never come."""
+        node = self.me.node
+        if node.rejoin is not None:
+            assert RECALL in self.me.timers
+        for name, election in node.elections.items():
+            armed = {purpose for purpose, subject in self.me.timers if subject == name}
+            if election.role is Role.LEADER:
+                assert BEAT in self.me.timers
+                assert election.secured or "tenure" in armed, "it does not miss a lease that it never had"
+            elif election.leader is not None:
+                assert ("silence", election.leader) in self.me.timers, "it would not miss its leader"
+            elif election.contends and node.rejoin is None and node.membership.is_quorum(node.reachable):
+                assert armed & {"campaign", "answers"}, "it does not try"
+
     def rests_on_promises(self, name: str, election: Elector) -> None:
         term = election.leader_term
         lease = self.me.node.lease(name)
         if (name, term) not in self.led:
             assert self.backed.get((name, term)) == "c", "it leads without its own durable vote"
-            assert self.membership.is_quorum(self.accepted[name, term] & set(self.membership.voters))
+            lives = [(voter, self.me.node.incarnation_of(voter)) for voter in self.membership.voters]
+            heard = self.accepted[name, term]
+            assert self.membership.is_quorum([voter for voter, life in lives if (voter, life) in heard])
             self.led.append((name, term))
         answered = [self.supported.get(stretch, NEVER) for stretch in self.followed.get((name, term), ())]
         assert lease <= max(answered, default=NEVER) + Timing().safe_lease
@@ -226,7 +273,7 @@ class Watched(Table):
                 assert kept.term > term or (kept.term, kept.backed) == (term, to)
             case Lead():
                 assert kept.term > term or (kept.term, kept.backed) == (term, "c")
-            case Coordinator(leader=leader, backers=backers) if "c" in backers:
+            case Coordinator(leader=leader) if term and message.is_backed_by("c"):
                 assert kept.term > term or (kept.term, kept.backed) == (term, leader)
             case Follow() | Notification() | FollowerInfo():
                 assert kept.term >= term
@@ -263,17 +310,17 @@ class Anything(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.reached.update(self.table.reached)
         self.reached["runs"] += 1
-        self.reached["ignored"] += self.me.node.ignored.total()
 
     # --- what the world does ----------------------------------------------------------------------
 
     @rule(
-        sender=st.sampled_from(["a", "b", "a", "b", "x"]),
-        message=messages,
+        sender=st.sampled_from([*4 * PEERS, "x"]),
         ahead=st.sampled_from([0, 0, 1, 1, -1, None]),
+        data=st.data(),
     )
-    def is_lied_to(self, sender: NodeId, message: Message, ahead: int | None) -> None:
+    def is_lied_to(self, sender: NodeId, ahead: int | None, data: st.DataObject) -> None:
         """Mostly about the present: `ahead` of the newest term, or beat."""
+        message = data.draw(words(self.algorithm))
         if ahead is not None:
             match message:
                 case ElectionMessage(election=name) if name in self.me.node.elections:
@@ -281,8 +328,10 @@ class Anything(RuleBasedStateMachine):
                     message = msgspec.structs.replace(message, term=term)
                 case Support():
                     message = msgspec.structs.replace(message, seq=self.me.node.beats.seq + ahead)
-        self.reached["lies"] += 1
+        before = self.me.node.ignored.total()
         self.table.do("c", Node.receive, sender, message)
+        self.reached["lies"] += 1
+        self.reached["ignored"] += self.me.node.ignored.total() > before
 
     @rule()
     def all_goes_on(self) -> None:
@@ -309,7 +358,8 @@ class Anything(RuleBasedStateMachine):
 
     @rule(peer=peers, older=st.booleans())
     def connects(self, peer: NodeId, older: bool) -> None:
-        self.table.do("c", Node.connected, peer, self.table[peer].incarnation - older)
+        place = self.table[peer]
+        self.table.do("c", Node.connected, peer, place.incarnation - older, place.rejoining)
 
     @rule(peer=peers, dead=st.booleans())
     def breaks(self, peer: NodeId, dead: bool) -> None:
@@ -340,9 +390,9 @@ class Anything(RuleBasedStateMachine):
     def wishes(self, wish: Any, name: str) -> None:
         self.table.do("c", wish, name)
 
-    @rule(to=st.sampled_from(["a", "b", "c", "x"]))
-    def transfers(self, to: NodeId) -> None:
-        self.table.do("c", Node.transfer, E, to)
+    @rule(to=st.sampled_from(["a", "b", "c", "x"]), force=st.booleans())
+    def transfers(self, to: NodeId, force: bool) -> None:
+        self.table.do("c", Node.transfer, E, to, force)
 
     @rule(id=anybody)
     def is_handed_over(self, id: NodeId) -> None:
@@ -359,6 +409,7 @@ class Anything(RuleBasedStateMachine):
 
     @rule(peer=peers)
     def hears_of_a_newer_term(self, peer: NodeId) -> None:
+        self.table.settle()
         term = self.me.node.elections[E].promise.term
         self.table.do("c", Node.receive, peer, Refuse(E, term, term + 1, Reason.OLD_TERM))
 
@@ -379,7 +430,7 @@ class Anything(RuleBasedStateMachine):
     def dies_and_restarts(self, written: bool) -> None:
         """Before or after what it was writing was durable."""
         if written:
-            self.me.disk.update({promise.election: promise for promise in self.me.unsaved or ()})
+            self.me.write()
         self.restart("c")
 
     @rule(peer=peers)
@@ -395,7 +446,7 @@ class Anything(RuleBasedStateMachine):
         self.restart("c", rejoin=True)
         self.me.fire("recall", "")
         self.table.settle()
-        if self.me.node.recalled is None:
+        if self.me.node.rejoin is None:
             self.table.reached.add("rejoined")
 
     def restart(self, id: NodeId, rejoin: bool = False) -> None:
@@ -418,7 +469,7 @@ class Anything(RuleBasedStateMachine):
 GOALS = {
     "led with a lease": 1 / 3,
     "led a second term": 1 / 15,
-    "was deposed": 1 / 20,
+    "was deposed": 1 / 25,
     "handed over": 1 / 15,
     "voted for another": 1 / 6,
     "followed": 1 / 6,
@@ -428,15 +479,7 @@ GOALS = {
 FUZZ_EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
 
 
-ENDLESS = pytest.mark.xfail(
-    strict=True, reason="an heir that claims and a looking node answer each other's votes for ever"
-)
-
-
-@pytest.mark.parametrize(
-    "algorithm",
-    ["bully", "ring", "raft", pytest.param("zab", marks=ENDLESS), "chang-roberts", "hirschberg-sinclair"],
-)
+@pytest.mark.parametrize("algorithm", WORDS)
 def test_whatever_happens_a_node_keeps_its_word(algorithm: str) -> None:
     """The same stories each time, unless a number of new ones is asked for."""
     reached: Counter[str] = Counter()
@@ -453,4 +496,4 @@ def test_whatever_happens_a_node_keeps_its_word(algorithm: str) -> None:
     )
     rare = {goal: reached[goal] for goal in GOALS if reached[goal] < reached["runs"] * GOALS[goal]}
     assert not rare, (rare, reached)
-    assert reached["ignored"] < 3 * reached["lies"], reached
+    assert reached["ignored"] < reached["lies"] * 4 / 5, reached

@@ -5,16 +5,16 @@ from __future__ import annotations
 from electorate.core.bully import Alive, Election, Victory
 from electorate.core.liveness import Beats, Peer
 from electorate.core.model import (
-    MAX_TERM,
     Accept,
     Beat,
     Follow,
+    Grant,
     Kind,
     Lead,
     Member,
+    PreVote,
     Promise,
     Reason,
-    Recalled,
     Refuse,
     Resign,
     Role,
@@ -22,7 +22,7 @@ from electorate.core.model import (
     Timing,
 )
 from electorate.core.node import Node
-from electorate.core.raft import Grant, PreVote, RequestVote
+from electorate.core.raft import RequestVote
 from electorate.core.ring import Coordinator, Token
 from tests.table import E, Table
 
@@ -46,7 +46,7 @@ def test_who_has_rejoined_backs_nobody_in_a_known_term_even_when_it_is_quiet_no_
     table.do("a", Node.receive, "b", RequestVote(E, term, 0, False))
     assert not said(table, "a", Accept)
     table.do("a", Node.receive, "b", RequestVote(E, term + 1, 0, False))
-    assert said(table, "a", Accept) == [Accept(E, term + 1)]
+    assert said(table, "a", Accept) == [Accept(E, term + 1, 2)]
 
 
 def test_an_observer_backs_nobody() -> None:
@@ -114,7 +114,7 @@ def test_the_backers_of_an_old_claim_come_too_late_for_one_that_has_backed_anoth
     table = claimant()
     table.do("b", Node.receive, "c", RequestVote(E, 2, 0, False))
     for voter in "ad":
-        table.do("b", Node.receive, voter, Accept(E, 1))
+        table.do("b", Node.receive, voter, Accept(E, 1, 1))
     assert table["b"].node.elections[E].role is Role.FOLLOWER
     assert table["b"].views[-1].leader is None
 
@@ -124,13 +124,13 @@ def test_the_backers_of_an_old_claim_come_too_late_for_one_that_has_heard_of_a_n
     table.do("b", Node.receive, "c", Refuse(E, 1, 7, Reason.OLD_TERM))
     assert table["b"].disk[E] == Promise(E, 7), "and that is on its disk"
     for voter in "ad":
-        table.do("b", Node.receive, voter, Accept(E, 1))
+        table.do("b", Node.receive, voter, Accept(E, 1, 1))
     assert table["b"].node.elections[E].role is not Role.LEADER
 
 
 def test_the_word_of_an_observer_makes_nobody_a_leader() -> None:
     table = claimant(members=(*(Member(id) for id in "abc"), Member("o", kind=Kind.OBSERVER)))
-    table.do("b", Node.receive, "o", Accept(E, 1))
+    table.do("b", Node.receive, "o", Accept(E, 1, 1))
     assert table["b"].node.elections[E].role is Role.CANDIDATE
 
 
@@ -160,7 +160,7 @@ def test_a_follower_of_an_ended_leadership_is_told_and_does_not_count() -> None:
     table.connect()
     table.elect("c")
     before = table["c"].node.elections[E].followers
-    table.do("c", Node.receive, "a", Follow(E, 0, 1, 1, False))
+    table.do("c", Node.receive, "a", Follow(E, 0, 1, 1, False, 0))
     assert table["c"].node.elections[E].followers == before
     assert said(table, "c", Resign) == [Resign(E, 0, None, False)]
 
@@ -169,7 +169,7 @@ def test_a_witness_that_says_it_contends_inherits_nothing() -> None:
     table = Table(members=(Member("a", kind=Kind.WITNESS), Member("b"), Member("c")))
     table.connect()
     table.elect("c")
-    table.do("c", Node.receive, "a", Follow(E, 1, *table["c"].node.peers["a"].pair, True))
+    table.do("c", Node.receive, "a", Follow(E, 1, *table["c"].node.peers["a"].pair, True, 0))
     table.do("c", Node.transfer, E, "a")
     assert table.leaders() == ["c"]
 
@@ -198,21 +198,36 @@ def test_who_has_lost_its_store_claims_nothing_before_it_has_rejoined() -> None:
     assert E not in table["a"].disk
 
 
-def test_the_end_of_the_first_lease_is_not_missed_for_a_later_one() -> None:
-    """c leads two elections; a follows in one only, and b in the other, and b falls silent first."""
+def leader_of_two() -> Table:
+    """c leads two elections, with leases of their own: b alone follows in one, and a alone in the other."""
     table = Table("abc")
     table.connect()
     table.elect("c")
     table.elect("c", "other")
-    table.deliver(Beat)
     node = table["c"].node
-    node.peers["a"].granted = table.now
     for name, voter in ((E, "b"), ("other", "a")):
         node.elections[name].followers = frozenset(f for f in node.elections[name].followers if f[0] == voter)
-    node.peers["a"].granted += 0.1
+        node.rests_on_followers(node.elections[name])
+    node.check_leases()
+    return table
+
+
+def beat_and_hear(table: Table, voter: str) -> None:
+    """c's next beat is answered by this voter alone."""
+    table["c"].fire("beat", "")
+    table.deliver(Beat, to=voter)
+    table.deliver(Support)
+    table.wire.clear()
+
+
+def test_the_end_of_the_first_lease_is_not_missed_for_a_later_one() -> None:
+    table = leader_of_two()
+    table.now += 0.1
+    beat_and_hear(table, "a")
+    node = table["c"].node
     node.check_leases()
     assert node.next_check == node.lease(E) < node.lease("other")
-    node.examine(node.elections["other"], node.lease("other"))
+    node.examine(node.elections["other"])
     assert node.next_check == node.lease(E)
 
 
@@ -277,32 +292,6 @@ def test_a_bound_voter_that_is_asked_tells_its_leader_that_it_follows() -> None:
     assert [to for source, to, message in table.wire if source == "a" and isinstance(message, Follow)] == [
         "c"
     ]
-
-
-def test_who_has_lost_its_store_backs_nobody_before_a_quorum_has_told_its_terms() -> None:
-    table = Table("abcde", pre_vote=False)
-    table["a"].crash()
-    table["a"].start(rejoin=True)
-    table.connect()
-    for voter, rejoined in (("b", False), ("c", False), ("d", True)):
-        table.do("a", Node.receive, "e", RequestVote(E, 3, 0, False))
-        assert E not in table["a"].disk and not said(table, "a", Accept)
-        table.do("a", Node.receive, voter, Recalled(((E, 3),)))
-        assert (table["a"].node.recalled is None) is rejoined
-    assert table["a"].disk[E] == Promise(E, 3, "", 0)
-    assert table["a"].node.elections[E].is_amnesiac(), "and it is quiet for a lease"
-
-
-def test_an_absurd_term_is_not_taken_from_a_recall_and_observers_do_not_count() -> None:
-    table = Table(members=(*(Member(id) for id in "abc"), Member("o", kind=Kind.OBSERVER)))
-    table["a"].start(rejoin=True)
-    table.connect()
-    table.do("a", Node.receive, "o", Recalled(()))
-    table.do("a", Node.receive, "b", Recalled(((E, MAX_TERM + 1),)))
-    assert table["a"].node.recalled is not None
-    table.do("a", Node.receive, "c", Recalled(()))
-    assert table["a"].node.recalled is None
-    assert table["a"].node.elections[E].promise.term == 0
 
 
 def test_nobody_leads_at_the_instant_at_which_its_lease_ends() -> None:
@@ -371,6 +360,6 @@ def test_all_that_has_gathered_during_a_commit_is_in_the_next() -> None:
     assert b.unsaved == [Promise(E, 1, "a")]
     b.commit()
     assert b.unsaved == [Promise("other", 1, "a"), Promise(E, 2, "a")]
-    assert said(table, "b", Accept) == [Accept(E, 1)]
+    assert said(table, "b", Accept) == [Accept(E, 1, 1)]
     b.commit()
     assert b.disk == {E: Promise(E, 2, "a"), "other": Promise("other", 1, "a")}
