@@ -4,6 +4,7 @@ commit by hand. For what the simulator would only meet by luck."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from electorate.core.identity import Rejoin, Start
 from electorate.core.model import (
@@ -112,10 +113,10 @@ class Table:
         ids: str = "abc",
         rule: QuorumRule = QuorumRule.MAJORITY,
         members: tuple[Member, ...] = (),
-        **settings: object,
+        **settings: Any,
     ) -> None:
         self.membership = Membership(members or tuple(Member(id) for id in ids), rule)
-        self.settings = Settings(elections=(E, "other"), **settings)  # type: ignore[arg-type]
+        self.settings = Settings(**{"elections": (E, "other"), **settings})
         self.now = 10.0
         self.wire: list[tuple[NodeId, NodeId, Message]] = []
         self.places = {m.id: Place(self, m.id) for m in self.membership.members}
