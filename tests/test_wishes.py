@@ -1,0 +1,237 @@
+"""Every wish that is kept: to whom a leadership is to be given, and for how long that is meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from electorate.core.model import (
+    Follow,
+    Lead,
+    Promise,
+    Reason,
+    Refuse,
+    Resign,
+    Role,
+    TransferLapsed,
+)
+from electorate.core.node import Node
+from electorate.core.raft import RequestVote
+from tests.table import E, Table
+
+
+def led(*contenders: str, algorithm: str = "raft", **settings: Any) -> Table:
+    """c leads four nodes, a to d; these contend too."""
+    table = Table("abcd", algorithm=algorithm, **settings)
+    table.connect()
+    table.elect("c")
+    table.contend(*contenders)
+    table.settle()
+    return table
+
+
+def heirs(table: Table) -> set[str | None]:
+    """To whom c has given its leadership."""
+    return {m.heir for source, _, m in table.wire if source == "c" and isinstance(m, Resign)}
+
+
+@pytest.mark.parametrize("occupied", [False, True])
+def test_the_named_one_inherits_and_not_the_best(occupied: bool) -> None:
+    table = led("a", "b", "d")
+    if occupied:
+        table.do("c", Node.occupy, E)
+    table.do("c", Node.transfer, E, "a")
+    assert bool(heirs(table)) is not occupied
+    table.do("c", Node.vacate, E)
+    assert heirs(table) == {"a"}
+
+
+def test_a_newer_term_does_not_take_the_place_of_a_wish_that_waits_for_the_work() -> None:
+    table = led("a", "b", "d")
+    table.do("c", Node.occupy, E)
+    table.do("c", Node.transfer, E, "a")
+    table.do("c", Node.receive, "b", Refuse(E, 1, 9, Reason.OLD_TERM))
+    table.do("c", Node.vacate, E)
+    assert heirs(table) == {"a"}
+    assert [m.wished for _, _, m in table.wire if isinstance(m, Resign)] == [True, True, True]
+
+
+def test_the_last_of_two_wishes_holds() -> None:
+    table = led("a", "b", "d")
+    table.do("c", Node.occupy, E)
+    table.do("c", Node.transfer, E, "a")
+    table.do("c", Node.transfer, E, "b")
+    table.do("c", Node.vacate, E)
+    assert heirs(table) == {"b"}
+
+
+def test_a_wish_for_one_who_does_not_follow_yet_waits_for_a_lease_and_no_longer() -> None:
+    for late in (False, True):
+        table = Table("abcd")
+        table.connect("ac", "bc", "ab")
+        table.elect("c")
+        table.do("c", Node.transfer, E, "d")
+        assert not heirs(table)
+        for _ in range(6 if late else 2):
+            table.now += 0.1
+            table["c"].fire("beat", "")
+            table.settle()
+        table.do("c", Node.receive, "d", Follow(E, 1, 1, 0, True, 0))
+        assert heirs(table) == (set() if late else {"d"})
+
+
+def test_a_wish_that_lapses_is_told_and_forgotten() -> None:
+    table = led("a")
+    table.do("c", Node.set_position, E, 7)
+    table.do("c", Node.transfer, E, "a")
+    assert not heirs(table), "a is behind"
+    table["c"].fire("transfer")
+    assert table["c"].notices == [TransferLapsed(E, "a", (0, 7))]
+    assert table.leaders() == ["c"]
+    table.do("c", Node.receive, "a", Follow(E, 1, 1, 0, True, 7))
+    assert not heirs(table), "nobody wishes that any more"
+
+
+def test_an_heir_that_is_behind_is_asked_at_each_beat_until_it_has_caught_up() -> None:
+    table = led("a")
+    table.do("c", Node.set_position, E, 7)
+    table.do("c", Node.transfer, E, "a")
+    table.settle()
+    assert table.leaders() == ["c"]
+    table.do("a", Node.set_position, E, 7)
+    table.now += 0.1
+    table["c"].fire("beat", "")
+    table.settle()
+    assert table.leaders() == ["a"]
+
+
+def test_by_force_an_heir_that_is_behind_is_not_waited_for() -> None:
+    table = led("a")
+    table.do("c", Node.set_position, E, 7)
+    table.do("c", Node.transfer, E, "a", True)
+    assert heirs(table) == {"a"}
+
+
+def test_an_heir_by_force_leads_though_others_are_fresher() -> None:
+    for algorithm in ("raft", "zab"):
+        table = led("a", "b", "d", algorithm=algorithm)
+        for id in "bcd":
+            table.do(id, Node.set_position, E, 7)
+        table.do("c", Node.transfer, E, "a", True)
+        table.settle()
+        assert table.leaders() == ["a"], algorithm
+
+
+def test_a_transfer_to_oneself_takes_the_wish_back() -> None:
+    table = led("a")
+    table.do("c", Node.set_position, E, 7)
+    table.do("c", Node.transfer, E, "a")
+    table.do("c", Node.transfer, E, "c")
+    assert ("transfer", E) not in table["c"].timers
+    table.do("c", Node.receive, "a", Follow(E, 1, 1, 0, True, 7))
+    assert not heirs(table)
+
+
+def test_a_wish_ends_with_the_leadership_it_was_for() -> None:
+    """c leads again later: nobody inherits by a wish of then."""
+    table = led("a")
+    table.do("c", Node.set_position, E, 7)
+    table.do("c", Node.transfer, E, "a")
+    table.do("c", Node.receive, "b", Refuse(E, 1, 5, Reason.OLD_TERM))
+    table.settle()
+    table.now += 2.0
+    table.elect("c")
+    assert table["c"].node.elections[E].leader_term > 5
+    table.do("a", Node.set_position, E, 9)
+    table.contend("a")
+    table.settle()
+    assert table.leaders() == ["c"]
+
+
+def test_who_was_to_yield_to_nobody_in_particular_yields_to_the_best_that_is_fresh() -> None:
+    table = led("a", "b", "d")
+    for id, position in (("c", 5), ("a", 5), ("b", 5), ("d", 1)):
+        table.do(id, Node.set_position, E, position)
+        table.do(id, Node.contend, E)
+    table.settle()
+    table.do("c", Node.resign, E)
+    assert heirs(table) == {"b"}, "d, the best rank, is behind"
+
+
+def test_one_that_has_handed_over_by_a_wish_does_not_take_it_back() -> None:
+    """Not while the heir leads, though it is better; and not by trying first when nobody comes."""
+    table = led("a", algorithm="bully")
+    table.do("c", Node.transfer, E, "a")
+    table.settle()
+    assert table.leaders() == ["a"]
+    table.now += 0.1
+    table["a"].fire("beat", "")
+    table.settle()
+    assert table.leaders() == ["a"]
+
+
+def test_who_has_resigned_stands_back_for_a_lease_unless_it_is_named_as_heir() -> None:
+    table = led("a")
+    table.do("c", Node.resign, E)
+    low, _ = table["c"].timers["campaign", E]
+    assert low >= table.settings.timing.lease
+    assert not table["c"].node.elections[E].available
+    table.wire.clear()
+    table.do("c", Node.receive, "a", Lead(E, 2, 0))
+    table.do("c", Node.receive, "a", Resign(E, 2, "c", True))
+    assert any(isinstance(m, RequestVote) for source, _, m in table.wire if source == "c")
+
+
+def test_nobody_else_takes_over_from_whom_a_user_has_chosen() -> None:
+    """a leads by a wish; b and d are better, and would take over from one that leads by an election."""
+    table = Table("abd", algorithm="bully")
+    table.connect()
+    table.contend("a", "b", "d")
+    table.settle()
+    table.do("d", Node.transfer, E, "a")
+    table.settle()
+    for _ in range(5):
+        table.now += 0.1
+        for id in "bd":
+            if ("takeover", E) in table[id].timers:
+                table[id].fire("takeover")
+        table["a"].fire("beat", "")
+        table.settle()
+        assert table.leaders() == ["a"]
+
+
+def test_who_withdraws_neither_tries_nor_inherits() -> None:
+    table = led("a", "b")
+    table.do("a", Node.withdraw, E)
+    table.settle()
+    table.do("c", Node.transfer, E, "a")
+    assert table["c"].node.ignored["the heir may not lead, or does not contend"] == 1
+    table.do("a", Node.receive, "c", Resign(E, 1, "a", True))
+    assert ("campaign", E) not in table["a"].timers
+    assert table["a"].node.elections[E].role is Role.FOLLOWER
+    assert table["a"].disk[E] == Promise(E, 1, "c")
+
+
+def test_a_candidate_that_withdraws_claims_no_longer() -> None:
+    table = Table("abc", pre_vote=False)
+    table.connect()
+    table.contend("c")
+    assert table["c"].node.elections[E].claimed == 1
+    table.do("c", Node.withdraw, E)
+    table.settle()
+    assert table.leaders() == []
+    assert table["c"].node.elections[E].role is Role.FOLLOWER
+
+
+def test_who_cannot_win_displaces_nobody() -> None:
+    """d is better and preempts, but a and b, who contend, are fresher: c leads on."""
+    table = led("a", "b", preempt=True)
+    for id in "abc":
+        table.do(id, Node.set_position, E, 7)
+    table.contend("a", "b", "d")
+    table.settle()
+    assert table.leaders() == ["c"]
+    table.do("c", Node.set_position, E, 0)
+    table.do("c", Node.receive, "d", RequestVote(E, 2, 0, False))
+    assert table.leaders() == ["c"], "c would back it itself, but no quorum would"
