@@ -285,6 +285,12 @@ class Zab(Elector):
     def claim_for(self, term: Term) -> LeaderInfo:
         return LeaderInfo(self.name, term, self.position, self.promise.epoch, self.forced)
 
+    def stand(self, term: Term) -> None:
+        """Whoever claims holds itself for elected, be it by votes or as an heir."""
+        super().stand(term)
+        self.decided = self.me
+        self.proposal = self.vote_for(self.me, self.position, self.promise.epoch)
+
     def misgiving(self, claimant: NodeId, claim: Claim) -> Reason | None:
         """My data is fresher than the leader's: it was not elected by the likes of me. (If I do not contend,
         nobody would be elected by that.)"""
