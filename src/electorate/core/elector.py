@@ -226,10 +226,7 @@ class Elector:
             self.arm("transfer", self.node.timing.lease, self.node.timing.lease)
             self.intended = (heir, self.node.now + self.node.timing.lease, force)
         self.intended = (*self.intended[:2], force)
-        self.hand_over()
-        if self.intended is not None and self.giving_up is None:
-            self.announce_to(heir)
-        return None
+        return self.hand_over()
 
     def may_inherit(self, node: NodeId) -> bool:
         """It contends, or has not told me yet whether it does."""
@@ -237,16 +234,13 @@ class Elector:
         return node in self.contenders or (node in self.node.membership.candidates and not follows)
 
     def hand_over(self) -> None:
-        """If the intended heir is ready, end my leadership in its favour; else ask it again at each beat."""
+        """If the intended heir is ready, end my leadership in its favour."""
         if self.intended is None:
             return
         heir, until, force = self.intended
-        if self.node.now >= until:
-            return
-        if heir in self.contenders and (force or not self.is_behind(heir)):
+        ready = heir in self.ready_heirs and (force or not self.is_behind(heir))
+        if ready and self.node.now < until:
             self.give_up(heir, wished=True, force=force)
-        elif heir in self.node.untold:
-            self.node.untold[heir][self.name] = self
 
     def transfer_lapsed(self) -> None:
         if self.intended is None or self.occupied:
@@ -317,11 +311,15 @@ class Elector:
         self.step_down(heir, wished, force)
         if wished and (self.contends or heir):
             self.stand_back()
+        elif heir is not None:
+            self.wait_for_another()
         return None
 
     def set_position(self, position: int) -> None:
-        """Tell how fresh this node's data is."""
+        """Tell how fresh this node's data is. A leader hears of it with its next beat."""
         self.position = position
+        if self.leader in self.node.peers:
+            self.node.moved[self.leader][self.name] = self
         self.take_over_from_lesser()
 
     # --- what happens on the links ----------------------------------------------------------------
@@ -606,12 +604,13 @@ class Elector:
         self.wait_for_another()
 
     def free_myself_for(self, claimant: NodeId) -> None:
-        """Before I back anyone: if I lead, resign; if I follow one, even this one, it must not count on me
-        here any more."""
+        """Before I back anyone: if I lead, resign; if I follow one, it must not count on me here any more. My
+        promise to it has run out, so my support from now on is another stretch; or it stands, and who claims
+        is my leader itself, which has ended its leadership first."""
         if self.role is Role.LEADER:
             self.step_down()
         elif self.leader is not None:
-            self.node.peers[self.leader].give_away(self.node.now)
+            self.node.peers[self.leader].lapse(self.node.now)
         self.forget_leader()
 
     def keep(self, term: Term, backed: NodeId | None, epoch: Term | None = None) -> None:
@@ -783,6 +782,14 @@ class Elector:
         incarnation, epoch = self.node.watch(leader)
         follow = Follow(self.name, self.leader_term, incarnation, epoch, self.contends, self.position)
         self.send(leader, follow)
+        self.node.moved[leader].pop(self.name, None)
+
+    def tell_position(self, leader: NodeId) -> None:
+        """It has changed since I said Follow."""
+        if self.leader == leader:
+            self.say_follow(leader)
+        else:
+            del self.node.moved[leader][self.name]
 
     def face_rival(self, rival: NodeId, lead: Lead) -> None:
         """Two leaders of one term meet: the split brain of the textbook quorum heals by rank."""

@@ -84,12 +84,6 @@ class Peer:
         self.promised = None
         self.begin_stretch()
 
-    def give_away(self, now: float) -> None:
-        """I leave it in one of its elections: my support from here on is another stretch."""
-        self.lapse(now)
-        if self.promised is not None:
-            self.begin_stretch()
-
     def begin_stretch(self) -> None:
         """Whoever counts on me by an older Follow must be told that I follow still, or it stops to count."""
         self.epoch += 1

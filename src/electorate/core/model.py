@@ -203,7 +203,8 @@ class Promise(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Gone(msgspec.Struct, frozen=True, array_like=True):
-    """An operator has named this node as gone for good: it is refused until it rejoins."""
+    """An operator has named this node as gone for good: it is refused until it rejoins. The driver breaks
+    what connections there are to it."""
 
     node: NodeId
     gone: bool

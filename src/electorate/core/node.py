@@ -118,6 +118,8 @@ class Node:
         """Of those that I lead, the ones that have not had their lease yet."""
         self.untold: dict[NodeId, dict[str, Elector]] = {peer: {} for peer in self.peers}
         """For each peer, the elections that I lead in which it has not answered Follow."""
+        self.moved: dict[NodeId, dict[str, Elector]] = {peer: {} for peer in self.peers}
+        """For each leader that I follow, the elections in which it does not know my position yet."""
         self.next_check = float("inf")
         """No lease of mine ends before then."""
         self.rejoin = rejoin
@@ -141,6 +143,9 @@ class Node:
         self.quiet_until = now + self.longest_lease
         for name in dict.fromkeys((*(self.settings.elections or ()), *self.promises)):
             self.election(name)
+        if self.lost_store:
+            self.out.extend(Save(Gone(id, False)) for id in sorted(self.gone))
+            self.gone = frozenset()
         if self.rejoin is not None:
             for id in sorted(self.rejoin.without):
                 self.let_go(id)
@@ -468,6 +473,8 @@ class Node:
         if self.rejoin is not None:
             return self.ignore("a beat before this node has rejoined")
         peer.promise(self.now)
+        for election in tuple(self.moved[sender].values()):
+            election.tell_position(sender)
         if peer.connected:
             self.out.append(Send(sender, Support(beat.seq, self.incarnation, peer.epoch)))
         return None
@@ -591,7 +598,7 @@ class Node:
         answered = [id for id in others if self.answered.get(id, "") is None]
         awaited = [id for id in others if id not in answered and not self.peers[id].rejoining]
         enough = not awaited and self.membership.meets_every_quorum(answered)
-        if enough or self.kind is Kind.OBSERVER:
+        if enough:
             self.has_rejoined()
         elif tuple(awaited) != self.awaited:
             self.awaited = tuple(awaited)
@@ -616,4 +623,5 @@ class Node:
             frozenset((name, election.state()) for name, election in self.elections.items()),
             frozenset(self.unsecured),
             frozenset((peer, frozenset(names)) for peer, names in self.untold.items()),
+            frozenset((peer, frozenset(names)) for peer, names in self.moved.items()),
         )

@@ -23,6 +23,8 @@ What can go wrong on the way, and what is done about it:
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from electorate.core.elector import Elector
 from electorate.core.model import NOBODY, Accept, Claim, ElectionMessage, Lead, NodeId, Role, Term
 
@@ -54,11 +56,46 @@ class Coordinator(Claim, frozen=True):
         return any(voter == node for voter, _ in self.backers)
 
 
-class Ack(ElectionMessage, frozen=True):
-    """The token or Coordinator with this serial has reached me."""
+class Probe(ElectionMessage, frozen=True):
+    """Is anybody within `hops` better than the initiator, which is `distance` hops behind?"""
 
     initiator: NodeId
     serial: int
+    position: int
+    hops: int
+    distance: int
+    clockwise: bool
+    visited: tuple[NodeId, ...]
+
+
+class Echo(ElectionMessage, frozen=True):
+    """Nobody in that direction is; on its way back, with so many hops to go."""
+
+    initiator: NodeId
+    serial: int
+    hops: int
+    clockwise: bool
+
+
+class Ack(ElectionMessage, frozen=True):
+    """What this initiator has sent round under this serial has reached me."""
+
+    initiator: NodeId
+    serial: int
+
+
+Round: TypeAlias = Token | Coordinator | Probe | Echo
+"""What goes round, from one living node to the next."""
+
+
+def goes_clockwise(message: Round) -> bool:
+    match message:
+        case Probe(clockwise=clockwise):
+            return clockwise
+        case Echo(clockwise=clockwise):
+            return not clockwise
+        case _:
+            return True
 
 
 def speaker(message: Token | Coordinator) -> NodeId:
@@ -77,7 +114,7 @@ class Ring(Elector):
 
     serial = 0
     """The number of the newest message that I have sent round."""
-    underway: tuple[tuple[NodeId, Token | Coordinator], ...] = ()
+    underway: tuple[tuple[NodeId, Round], ...] = ()
     """What I have passed on, and to whom, and is not acknowledged yet."""
     suspect: tuple[NodeId, float] | None = None
     """The leader that has fallen silent: skipped without waiting for its Ack, for the time of one round."""
@@ -184,13 +221,17 @@ class Ring(Elector):
         self.acquit(sender)
         match message:
             case Token() | Coordinator():
-                if sender != self.me:
-                    self.send(sender, Ack(self.name, message.term, message.initiator, message.serial))
+                self.acknowledge(sender, message)
                 self.on_round(sender, message)
             case Ack(initiator=initiator, serial=serial):
                 self.acknowledged(sender, initiator, serial)
             case _:
                 super().receive(sender, message)
+
+    def acknowledge(self, sender: NodeId, message: Round) -> None:
+        self.acquit(sender)
+        if sender != self.me:
+            self.send(sender, Ack(self.name, message.term, message.initiator, message.serial))
 
     def on_round(self, sender: NodeId, message: Token | Coordinator) -> None:
         best = message.leader if isinstance(message, Coordinator) else message.initiator
@@ -225,13 +266,14 @@ class Ring(Elector):
         elif isinstance(message, Coordinator):
             self.on_coordinator(message)
 
-    def pass_on(self, message: Token | Coordinator, after: NodeId | None = None) -> None:
+    def pass_on(self, message: Round, after: NodeId | None = None) -> None:
         """Send it to the next one alive (myself, if there is no other) and wait for the Ack."""
-        to = self.neighbour(after or self.me)
+        to = self.neighbour(after or self.me, goes_clockwise(message))
         if to != self.me:
             self.underway += ((to, message),)
             self.arm("hop", self.node.timing.patience, self.node.timing.patience)
-        self.send(to, message)
+        if to != self.me or message.initiator == self.me:
+            self.send(to, message)
 
     def neighbour(self, node: NodeId, clockwise: bool = True) -> NodeId:
         """The next voter after this one to which there is a connection, or me."""
@@ -277,7 +319,8 @@ class Ring(Elector):
         return self.node.timing.patience * (2 + len(self.node.membership.voters) / 8)
 
     def arm_answers(self) -> None:
-        self.arm("answers", self.round_time, self.round_time)
+        patience = self.round_time * 2 ** min(self.attempts, 4)
+        self.arm("answers", patience, patience)
 
     def wait_for_another(self) -> None:
         low, high = self.turn()
@@ -325,30 +368,8 @@ class ChangRoberts(Ring):
             self.pass_on(self.visited(token, token.contenders))
 
 
-class Probe(ElectionMessage, frozen=True):
-    """Is anybody within `hops` better than the initiator, which is `distance` hops behind?"""
-
-    initiator: NodeId
-    serial: int
-    position: int
-    hops: int
-    distance: int
-    clockwise: bool
-    visited: tuple[NodeId, ...]
-
-
-class Echo(ElectionMessage, frozen=True):
-    """Nobody in that direction is; on its way back, with so many hops to go."""
-
-    initiator: NodeId
-    serial: int
-    hops: int
-    clockwise: bool
-
-
 class HirschbergSinclair(Ring):
-    """Probes of 1, 2, 4 … hops in both directions; a better contender swallows them. They are not
-    acknowledged: a lost one costs its initiator a time-out."""
+    """Probes of 1, 2, 4 … hops in both directions; a better contender swallows them."""
 
     fields = (*Ring.fields, "reach", "echoes", "newest")
 
@@ -371,15 +392,15 @@ class HirschbergSinclair(Ring):
         serial = self.next_serial()
         for clockwise in (True, False):
             about = (self.name, self.newest, self.me, serial, self.position)
-            probe = Probe(*about, self.reach, 1, clockwise, (self.me,))
-            self.send(self.neighbour(self.me, clockwise), probe)
+            self.pass_on(Probe(*about, self.reach, 1, clockwise, (self.me,)))
 
     def receive(self, sender: NodeId, message: ElectionMessage) -> None:
-        self.acquit(sender)
         match message:
-            case Probe() if message.initiator in self.node.membership.candidates:
+            case Probe() if self.node.may_lead(message.initiator):
+                self.acknowledge(sender, message)
                 self.on_probe(sender, message)
             case Echo():
+                self.acknowledge(sender, message)
                 self.on_echo(message)
             case _:
                 super().receive(sender, message)
@@ -406,23 +427,15 @@ class HirschbergSinclair(Ring):
         if probe.hops > 1:
             visited = (*probe.visited, self.me)
             onward = Probe(*about, probe.position, probe.hops - 1, distance + 1, clockwise, visited)
-            self.send_on(clockwise, onward)
+            self.pass_on(onward)
         else:
-            self.send_on(not clockwise, Echo(*about, distance, clockwise))
-
-    def send_on(self, clockwise: bool, message: Probe | Echo) -> None:
-        """Pass it on, unless it has nowhere to go: its initiator is cut off from me, and will try again."""
-        to = self.neighbour(self.me, clockwise)
-        if to != self.me:
-            self.send(to, message)
+            self.pass_on(Echo(*about, distance, clockwise))
 
     def on_echo(self, echo: Echo) -> None:
         if echo.initiator != self.me:
             if echo.hops > 1:
-                onward = Echo(
-                    self.name, echo.term, echo.initiator, echo.serial, echo.hops - 1, echo.clockwise
-                )
-                self.send_on(not echo.clockwise, onward)
+                about = (self.name, echo.term, echo.initiator, echo.serial)
+                self.pass_on(Echo(*about, echo.hops - 1, echo.clockwise))
         elif echo.serial == self.serial and self.role is Role.CANDIDATE:
             self.newest = max(self.newest, echo.term)
             self.echoes |= {echo.clockwise}

@@ -208,6 +208,9 @@ class Zab(Elector):
             self.begin_round(round, max(vote, self.first_vote))
         elif vote > self.proposal:
             self.propose(vote)
+        if self.votes.get(sender) != vote:
+            self.attempts = 0
+            self.arm_resend()
         self.votes = {**self.votes, sender: vote}
         if vote == self.proposal:
             self.agreeing |= {sender}
@@ -319,6 +322,7 @@ class Zab(Elector):
                     self.decide(self.proposal.leader)
             case "answers" if self.looking:
                 self.attempts += 1
+                self.learners = frozenset()
                 self.propose(max(self.proposal, self.first_vote))
                 self.arm_resend()
                 self.tally()
