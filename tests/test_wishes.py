@@ -78,6 +78,9 @@ def test_a_wish_for_one_who_does_not_follow_yet_waits_for_a_lease_and_no_longer(
             table["c"].fire("beat", "")
             table.settle()
         table.do("c", Node.receive, "d", Follow(E, 1, 1, 0, True, 0))
+        assert not heirs(table), "it cannot be reached"
+        table.do("c", Node.connected, "d", 1)
+        table.do("c", Node.receive, "d", Follow(E, 1, 1, 0, True, 0))
         assert heirs(table) == (set() if late else {"d"})
 
 
