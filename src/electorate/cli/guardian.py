@@ -10,7 +10,7 @@ other nodes take for proof of death.
     to elect        ["gone", CODE]: nothing of the command is left; it ended with CODE, or by signal -CODE
 
 Run as a program of its own, `python -I -S guardian.py CONTROL GRACE MARGIN FD...`, it must start fast and be
-small: it imports nothing of ours.
+small: of ours it imports the clock alone, on which the deadlines are given.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ import select
 import signal
 import socket
 import sys
-import time
 from typing import Any, NoReturn
+
+if __name__ == "__main__":  # a program of its own, which finds the clock by its place
+    sys.path.append(os.path.abspath(f"{__file__}/../../.."))  # noqa: PTH100 (pathlib is slow to import)
+
+from electorate.runtime.clock import now
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 NEVER = float("inf")
-CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals meant for `elect`, which may reach all processes of a terminal or a service."""
 
@@ -146,7 +149,7 @@ class Guardian:
             self.told = True
             self.forward(signal.SIGTERM)
             self.forward(signal.SIGCONT)
-        self.kill_at = min(self.kill_at, time.clock_gettime(CLOCK) + seconds)
+        self.kill_at = min(self.kill_at, now() + seconds)
 
     def forward(self, number: int) -> None:
         if self.pid:
@@ -160,14 +163,14 @@ class Guardian:
         due = min(self.kill_at, self.deadline - (self.margin if self.told else self.grace))
         if not self.pid or due == NEVER:
             return None
-        return max(0.0, 1000 * (due - time.clock_gettime(CLOCK)))
+        return max(0.0, 1000 * (due - now()))
 
     def watch(self) -> None:
         """End what must not go on, and notice what has ended."""
-        now = time.clock_gettime(CLOCK)
-        if self.pid and now >= min(self.kill_at, self.deadline - self.margin):
+        at = now()
+        if self.pid and at >= min(self.kill_at, self.deadline - self.margin):
             self.finish(destroy(self.pid))
-        elif self.pid and now >= self.deadline - self.grace:
+        elif self.pid and at >= self.deadline - self.grace:
             self.stop(NEVER)
         self.reap()
 
