@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from electorate.cli.plan import reserved_ports
-from electorate.runtime.link import reach
+from electorate.runtime.link import Place, place, reach
 from tests.runtime_hosts import Cluster, crash, in_loop
 
 REFUSING, UNREACHABLE = "127.0.0.1", "255.255.255.255"
@@ -56,11 +56,17 @@ def test_only_a_name_whose_addresses_all_refuse_is_refused(addresses: list[str],
                 return [(f, kind, 0, "", (a, port)) for f, a in zip(families, addresses, strict=True)]
 
             loop.getaddrinfo = resolve  # type: ignore[method-assign, assignment]
-            await reach(asyncio.Protocol(), "name.example", port)
+            await reach(asyncio.Protocol(), "name.example", port, lambda place: told.append(str(place[0])))
 
+    told: list[str] = []
     with pytest.raises(OSError) as error:
         asyncio.run(dial())
     assert isinstance(error.value, ConnectionRefusedError) == refused
+    assert told == [address for address in addresses if address != UNREACHABLE]
+
+
+def ignore(place: Place) -> None:
+    """Who refuses does not matter."""
 
 
 class Visitor(asyncio.Protocol):
@@ -82,7 +88,7 @@ async def test_a_later_address_will_do() -> None:
     with socket.create_server((REFUSING, 0)) as listening:
         port = listening.getsockname()[1]
         visitor = Visitor()
-        await reach(visitor, "localhost", port)
+        await reach(visitor, "localhost", port, ignore)
         assert visitor.came_to[1] == port
         await visitor.gone.wait()
 
@@ -92,9 +98,17 @@ async def test_a_connection_that_ends_at_once_closes_no_file_but_its_own(tmp_pat
     with socket.create_server((REFUSING, 0)) as listening:
         for _ in range(20):
             visitor = Visitor()
-            await reach(visitor, *listening.getsockname())
+            await reach(visitor, REFUSING, listening.getsockname()[1], ignore)
             await visitor.gone.wait()
             with (tmp_path / "takes-its-number").open("w") as file:
                 gc.collect()
                 file.write("as ever")
                 file.flush()
+
+
+@pytest.mark.parametrize(
+    ("one", "same"),
+    [(("::1", 7), ("0:0:0:0:0:0:0:1", 7, 0, 0)), (("::ffff:10.0.0.1", 7), ("::ffff:a00:1", 7, 0, 0))],
+)
+def test_a_place_is_the_same_however_it_is_written(one: tuple[Any, ...], same: tuple[Any, ...]) -> None:
+    assert place(one) == place(same) != place((one[0], 8))

@@ -534,8 +534,8 @@ class Host:
         self.do(self.node.lost(now(), peer, dead=False))
 
     def peer_is_gone(self, peer: NodeId, life: Life) -> None:
-        """Its own address refuses connections: this life is over. Said once of each."""
-        if self.config.fast_failover and self.buried.get(peer) != life:
+        """It is proven that this life of the peer is over. If it is the newest, say so, once."""
+        if life == self.known(peer) and self.buried.get(peer) != life:
             self.buried[peer] = life
             self.tell("peer", {"peer": peer, "state": "dead"})
             self.do(self.node.lost(now(), peer, dead=True))
@@ -641,8 +641,10 @@ class Host:
             link.dial_soon()
 
     def hung_up(self, incoming: Incoming) -> None:
+        """If a peer has none left to me, it may have ended: dial, if that is what I wait for."""
         if incoming.peer and self.incoming.get(incoming.peer) is incoming:
             del self.incoming[incoming.peer]
+            self.links[incoming.peer].dial_soon()
 
     def standing(self, view: View) -> dict[str, Any]:
         """What this node knows of one election."""

@@ -2,7 +2,7 @@
 
 When a connection breaks, the peer is dialled back at once, and what comes of that is what it proves:
 
-    connection refused              its process is gone
+    connection refused              its process is gone, if three things hold (`Link.refused_by_system`)
     welcome of a new life           its process is gone, and another is there
     broken before the welcome       nothing yet; a dying process closes its sockets one by one: dial again
     anything else                   nothing: it may hang, or be cut off
@@ -15,8 +15,9 @@ import ipaddress
 import random
 import socket
 import ssl
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from electorate.core.model import Message, NodeId
 from electorate.runtime.figures import Refusal
@@ -53,6 +54,17 @@ BACKLOG = 4 << 20
 """A peer that leaves so many bytes unread is cut off."""
 
 
+Place: TypeAlias = tuple[IPv4Address | IPv6Address, int]
+"""An address that needs no looking up."""
+
+
+class Reached(NamedTuple):
+    """Whom a connection of mine has reached, and where."""
+
+    life: Life
+    place: Place | None
+
+
 class Link:
     """My connection to one peer: dialled, greeted, written on, and dialled again when it breaks."""
 
@@ -61,6 +73,8 @@ class Link:
         self.peer = peer
         self.address = address
         self.outgoing: Outgoing | None = None
+        self.fallen: Reached | None = None
+        """What the last connection that stood had reached, once it has broken."""
         self.dialling: asyncio.Task[None] | None = None
         self.again: asyncio.TimerHandle | None = None
         self.pause = FIRST_PAUSE
@@ -108,14 +122,13 @@ class Link:
 
     async def attempt(self) -> None:
         outgoing = Outgoing(self)
-        known = self.host.known(self.peer)
         broke_early = False
         try:
             async with asyncio.timeout(HANDSHAKE):
-                await reach(outgoing, *self.address, **self.encryption())
+                await reach(outgoing, *self.address, self.refused_by_system, **self.encryption())
                 await outgoing.answered
-        except ConnectionRefusedError:
-            self.refused_by_system(known)
+        except ConnectionRefusedError as error:
+            self.host.log.debug("dialling node %s: %s", self.peer, error)
         except ssl.SSLCertVerificationError as error:
             self.distrust(f"its certificate is not to be trusted: {error.verify_message}")
         except TimeoutError as error:
@@ -153,15 +166,19 @@ class Link:
         """Who answers there has not proved to be the peer."""
         self.host.complain("not trusting", self.peer, reason, "secret" if self.host.secret else "certificate")
 
-    def refused_by_system(self, known: Life | None) -> None:
-        """Nobody listens at the peer's own address, so the life that was known when I dialled is over."""
-        self.hasty_until = 0.0
-        if known is not None and known == self.host.known(self.peer):
-            self.host.peer_is_gone(self.peer, known)
+    def refused_by_system(self, place: Place) -> None:
+        """Nobody listens there. A life is over if it was there that I reached it last, if I have seen that
+        connection break, and if it has none to me: a name may point elsewhere by now, and who can break the
+        connections one way need not have ended anybody."""
+        fallen, host = self.fallen, self.host
+        if fallen and fallen.place == place and self.peer not in host.incoming and host.config.fast_failover:
+            host.peer_is_gone(self.peer, fallen.life)
 
     def welcomed(self, outgoing: Outgoing, welcome: Welcome) -> None:
         if outgoing.life == self.host.life and self.host.recognises(self.peer, welcome.life):
             self.outgoing = outgoing
+            self.fallen = None
+            outgoing.reached = Reached(welcome.life, outgoing.place)
             self.metadata = welcome.metadata
             self.pause = FIRST_PAUSE
             self.host.connected(self.peer, welcome.life)
@@ -171,6 +188,7 @@ class Link:
 
     def broken(self) -> None:
         """The connection that stood has broken: dial back at once."""
+        self.fallen = self.outgoing.reached if self.outgoing else None
         self.outgoing = None
         self.buffer.clear()
         if not self.host.stopping:
@@ -205,6 +223,9 @@ class Outgoing(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.opened = False
         self.greeting: Greeting
+        self.place: Place | None = None
+        self.reached: Reached | None = None
+        """Once it is welcomed."""
         self.seal: Seal | None = None
         """What I say bears it, once we have proved to each other that we know the secret."""
 
@@ -212,6 +233,8 @@ class Outgoing(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.opened = True
         tune(self.transport)
+        if peername := self.transport.get_extra_info("peername"):
+            self.place = place(peername)
         host, peer = self.link.host, self.link.peer
         if host.certificates:
             certificate = certificate_of(self.transport)
@@ -426,9 +449,11 @@ def certificate_of(transport: asyncio.Transport | None) -> Mapping[str, Any] | N
     return cast(Mapping[str, Any], transport.get_extra_info("peercert")) if transport else None
 
 
-async def reach(protocol: asyncio.Protocol, host: str, port: int, **encryption: Any) -> None:
-    """Connect to an address of this name, which is resolved anew each time. Raises `OSError`, and
-    `ConnectionRefusedError` only if all its addresses refuse.
+async def reach(
+    protocol: asyncio.Protocol, host: str, port: int, refused: Callable[[Place], None], **encryption: Any
+) -> None:
+    """Connect to an address of this name, which is resolved anew each time, and tell of each that refuses.
+    Raises `OSError`, and `ConnectionRefusedError` only if all refuse.
 
     The loop makes the socket. One that it is given can close a stranger's file: if the connection ends
     before `create_connection` returns, uvloop closes the descriptor and leaves the socket believing in it."""
@@ -438,7 +463,7 @@ async def reach(protocol: asyncio.Protocol, host: str, port: int, **encryption: 
             await asyncio.get_running_loop().create_connection(lambda: protocol, *address, **encryption)
             return
         except ConnectionRefusedError:
-            continue
+            refused(place(address))
         except OSError as error:
             failure = error
     raise failure
@@ -452,6 +477,11 @@ async def addresses(host: str, port: int) -> list[tuple[str, int]]:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return [cast(tuple[str, int], address[:2]) for *_, address in found]
     return [(host, port)]
+
+
+def place(address: tuple[Any, ...]) -> Place:
+    """The place that this address of a socket means, however it is written."""
+    return ipaddress.ip_address(address[0]), address[1]
 
 
 def tune(transport: asyncio.Transport) -> None:
