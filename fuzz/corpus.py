@@ -4,13 +4,14 @@ run adds to them stays out of the repository, unless it broke something."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 
-from electorate.core.model import Message, Reason
+from electorate.core.configuration import configuration, digests
+from electorate.core.model import Member, Membership, Message, Reason, Settings
 from electorate.core.zab import State
-from electorate.runtime.wire import Greeting, Life, Proof, Word, frame
+from electorate.runtime.wire import PROTOCOL, Greeting, Proof, Said, Word, frame
 
 HERE = Path(__file__).parent / "corpus"
 VALUES = {
@@ -25,11 +26,25 @@ VALUES = {
 def plausible(kind: type[Message]) -> Message:
     """A message of this kind that makes sense."""
     values = dict(
-        VALUES, heir="c", visited=("a", "b"), backers=("a", "b"), contenders=(("a", 3),), terms=(("main", 2),)
+        VALUES,
+        heir="c",
+        visited=("a", "b"),
+        backers=(("a", 1), ("b", 1)),
+        contenders=(("a", 3),),
+        terms=(("main", 2),),
+        after="lower",
+        without=("b",),
     )
-    flags = {"wished", "insist", "contends", "clockwise"}
+    flags = {"wished", "force", "insist", "contends", "clockwise", "more"}
     fields = [field.name for field in msgspec.structs.fields(kind)]
     return kind(**{name: values.get(name, True if name in flags else 1) for name in fields})
+
+
+def greeting(node: str, **said: Any) -> Greeting:
+    members = Membership(tuple(map(Member, "abc")))
+    safety, rest = map(digests, configuration(members, Settings()))
+    made = Greeting(PROTOCOL, "demo", node, "a", Said((1, 7)), None, safety, rest)
+    return msgspec.structs.replace(made, **said)
 
 
 def write(folder: str, name: str, content: bytes) -> None:
@@ -44,12 +59,14 @@ if __name__ == "__main__":
     for number, algorithm in enumerate(("bully", "ring", "raft", "zab")):
         write("frames", f"all-to-{algorithm}", bytes([number, 99]) + b"".join(map(frame, words)))
     greetings = {
-        "member": Greeting(1, "demo", "b", "a", Life(1, 7, 9)),
-        "secret": Greeting(1, "demo", "b", "a", Life(1, 7, 9), b"n" * 32),
-        "stranger": Greeting(1, "demo", "x", "a", Life(1, 7, 9)),
-        "other-cluster": Greeting(1, "other", "b", "a", Life(1, 7, 9)),
+        "member": greeting("b"),
+        "secret": greeting("b", nonce=b"n" * 32),
+        "rejoining": greeting("b", said=Said((9, 7), (3, 5), True), known=(2, 4)),
+        "stranger": greeting("x"),
+        "other-cluster": greeting("b", cluster="other"),
+        "other-quorum": greeting("b", safety={"quorum": 7}),
     }
-    for name, greeting in greetings.items():
+    for name, hello in greetings.items():
         for secret in (0, 1):
-            said = frame(greeting) + frame(Proof(b"p" * 32)) if name == "secret" else frame(greeting)
+            said = frame(hello) + frame(Proof(b"p" * 32)) if name == "secret" else frame(hello)
             write("greeting", f"{name}-{secret}", bytes([secret, 99]) + said + frame(words[0]))

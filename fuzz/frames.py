@@ -26,13 +26,13 @@ class Silent:
     def __init__(self) -> None:
         self.outbox = Outbox(self)
 
-    def save(self, promises: object) -> None:
+    def save(self, records: object) -> None:
         pass
 
     def nothing(self, *_: object) -> None:
         pass
 
-    transmit = arm = disarm = announce = nothing
+    transmit = arm = disarm = announce = notify = nothing
 
 
 def take(data: bytes) -> None:

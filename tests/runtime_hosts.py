@@ -10,11 +10,24 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec
 
+import msgspec
+
 from electorate.cli.node import runner
 from electorate.cli.plan import reserved_ports
+from electorate.core.configuration import configuration, digests
+from electorate.core.identity import Start
 from electorate.runtime.config import Config, check
 from electorate.runtime.host import Host
-from electorate.runtime.wire import Challenge, Greeting, Refused, Welcome, answers, frame
+from electorate.runtime.wire import (
+    PROTOCOL,
+    Challenge,
+    Greeting,
+    Refused,
+    Said,
+    Welcome,
+    answers,
+    frame,
+)
 
 BOUND = 30.0
 """Seconds: far more than anything here takes."""
@@ -61,8 +74,17 @@ class Cluster:
         content = {"cluster": "demo", "nodes": nodes, "timing": timing, **self.settings, **settings}
         return check(content)
 
-    async def start(self, id: str, config: Config | None = None, *, rejoin: bool = False) -> Host:
-        host = Host(config or self.config(), id, self.directory / id, rejoin=rejoin)
+    def greeting(
+        self, node: str, to: str, start: Start, shown: Start | None = None, /, **said: Any
+    ) -> Greeting:
+        """What this node would say, configured as all are."""
+        config = self.config()
+        safety, rest = map(digests, configuration(config.membership, config.settings))
+        made = Greeting(PROTOCOL, config.cluster, node, to, Said(start, shown), None, safety, rest)
+        return msgspec.structs.replace(made, **said)
+
+    async def start(self, id: str, config: Config | None = None, **options: Any) -> Host:
+        host = Host(config or self.config(), id, self.directory / id, **options)
         host.observe(lambda kind, what: self.events.append((id, kind, what)))
         self.hosts[id] = host
         await host.start()

@@ -214,7 +214,7 @@ async def test_to_hand_over_from_within_ends_the_work(tmp_path: Path) -> None:
         with pytest.raises(LeadershipLost) as lost:
             async with of["a"].leadership():
                 of["b"].contend()
-                await until(lambda: of["a"].node.host.node.leading["main"].heirs)
+                await until(lambda: of["a"].node.host.node.leading["main"].contenders)
                 await of["a"].transfer("b")
                 raise AssertionError("the work was not cancelled")
         assert lost.value.reason is Loss.RESIGNED

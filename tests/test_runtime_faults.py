@@ -68,12 +68,15 @@ def backs(data: Path, node: str, term: int) -> bool:
     claimant = next(id for id in "abc" if id != node)
     members = Membership(tuple(map(Member, "abc")))
     with closing(Store(data, "demo", node)) as store:
-        restarted = Node(node, members, Settings(), incarnation=store.incarnation, promises=store.load())
+        restarted = Node(node, members, Settings(), start=store.begin(), promises=store.load())
     restarted.start(0.0)
     restarted.connected(0.0, claimant, 1)
     effects = restarted.receive(1000.0, claimant, RequestVote(E, term, position=0, insist=True))
     accepted = any(isinstance(effect, Send) and isinstance(effect.message, Accept) for effect in effects)
-    assert accepted == any(isinstance(effect, Save) and effect.promise.backed for effect in effects)
+    assert accepted == any(
+        isinstance(effect, Save) and isinstance(effect.record, Promise) and effect.record.backed
+        for effect in effects
+    )
     return accepted
 
 

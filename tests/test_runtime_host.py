@@ -5,16 +5,18 @@ from __future__ import annotations
 import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from electorate.core.identity import Start
 from electorate.core.model import Beat
 from electorate.errors import UserError
 from electorate.runtime import host as host_module
 from electorate.runtime import link as link_module
 from electorate.runtime.clock import now
 from electorate.runtime.host import Host
-from electorate.runtime.wire import PROTOCOL, Greeting, Life, Refused, Welcome, frame
+from electorate.runtime.wire import PROTOCOL, Refused, Welcome, frame
 from tests.runtime_hosts import E, cluster, crash, in_loop, stranger, undisturbed, until
 
 ALGORITHMS = ("bully", "ring", "raft", "zab")
@@ -37,7 +39,7 @@ async def test_they_elect_hand_over_resign_and_leave(tmp_path: Path, algorithm: 
         assert [host.lease_left(E) for host in at.hosts.values() if host is not first] == [0, 0]
 
         heir = next(id for id in at.hosts if id != first.id)
-        await until(lambda: heir in first.node.leading[E].heirs)
+        await until(lambda: heir in first.node.leading[E].contenders)
         first.transfer(E, heir)
         await until(lambda: at.leader() is at.hosts[heir])
 
@@ -129,36 +131,25 @@ async def test_a_port_in_use_and_an_unknown_id(tmp_path: Path) -> None:
 
 # --- who is refused ---------------------------------------------------------------------------------
 
-GOOD = Greeting(PROTOCOL, "demo", "d", "a", Life(3, 33))
-REFUSED = {
-    "another protocol": (
-        Greeting(PROTOCOL + 1, "demo", "d", "a", Life(3, 33)),
-        f"I speak protocol {PROTOCOL}, not {PROTOCOL + 1}",
-    ),
-    "another cluster": (
-        Greeting(PROTOCOL, "prod", "d", "a", Life(3, 33)),
-        "I belong to cluster 'demo', not 'prod'",
-    ),
-    "meant for another": (
-        Greeting(PROTOCOL, "demo", "d", "b", Life(3, 33)),
-        "I am node 'a', not 'b': check the addresses",
-    ),
-    "an unknown member": (
-        Greeting(PROTOCOL, "demo", "x", "a", Life(3, 33)),
-        "node 'x' is not in my cluster file",
-    ),
-    "myself": (Greeting(PROTOCOL, "demo", "a", "a", Life(3, 33)), "node 'a' is not in my cluster file"),
+MET = Start(3, 33)
+REFUSED: dict[str, tuple[Start, Start | None, dict[str, Any], str]] = {
+    "another protocol": (MET, None, {"protocol": 7}, f"I speak protocol {PROTOCOL}, not 7"),
+    "another cluster": (MET, None, {"cluster": "prod"}, "I belong to cluster 'demo', not 'prod'"),
+    "meant for another": (MET, None, {"to": "b"}, "I am node 'a', not 'b': check the addresses"),
+    "an unknown member": (MET, None, {"node": "x"}, "node 'x' is not in my cluster file"),
+    "myself": (MET, None, {"node": "a"}, "node 'a' is not in my cluster file"),
     "an older incarnation": (
-        Greeting(PROTOCOL, "demo", "d", "a", Life(2, 22)),
-        "I have met incarnation 3 of node 'd', this is another with 2",
+        Start(2, 22),
+        None,
+        {},
+        "I have met incarnation 3 of node 'd', and this one (2)",
     ),
-    "another of the same": (
-        Greeting(PROTOCOL, "demo", "d", "a", Life(3, 44)),
-        "I have met incarnation 3 of node 'd', this is another with 3",
-    ),
+    "another of the same": (Start(3, 44), None, {}, "I have met incarnation 3 of node 'd', and this one (3)"),
     "another store": (
-        Greeting(PROTOCOL, "demo", "d", "a", Life(9, 99, store=1)),
-        "I have met incarnation 3 of node 'd', this is another with 9",
+        Start(9, 99),
+        Start(3, 44),
+        {},
+        "I have met incarnation 3 of node 'd', and this one (9)",
     ),
 }
 
@@ -170,21 +161,40 @@ async def test_greetings_that_are_refused(tmp_path: Path) -> None:
         a, port = at.hosts["a"], at.ports["a"]
         with undisturbed(at):
             async with stranger(port) as member:
-                assert await member.greet(GOOD) == Welcome(a.life)
-            for greeting, reason in REFUSED.values():
+                answer = await member.greet(at.greeting("d", "a", MET))
+                assert isinstance(answer, Welcome)
+                assert answer.said.identity.start == a.started
+            for start, shown, changed, reason in REFUSED.values():
                 async with stranger(port) as caller:
-                    answer = await caller.greet(greeting)
+                    answer = await caller.greet(at.greeting("d", "a", start, shown, **changed))
                     assert isinstance(answer, Refused)
                     assert answer.reason.startswith(reason)
-                    assert answer.known == (3 if greeting.node == "d" else 0)
+                    assert answer.known == (None if changed else MET)
                     await caller.closed()
-                if greeting.node == "d":
+                if changed.get("node", "d") == "d":
                     assert counted(a, "refusing d", reason)
                 else:
                     assert counted(a, "refusing a stranger: it says it is a node that is not mine")
-            async with stranger(port) as later:
-                newer = Greeting(PROTOCOL, "demo", "d", "a", Life(4, 55))
-                assert await later.greet(newer) == Welcome(a.life)
+
+
+@in_loop
+async def test_who_has_a_later_life_must_show_the_one_that_is_remembered(tmp_path: Path) -> None:
+    async with cluster(tmp_path, ids="abcd", absent="d") as at:
+        await at.agreed()
+        a, port = at.hosts["a"], at.ports["a"]
+        with undisturbed(at):
+            for start, shown, welcome in (
+                (MET, None, True),
+                (Start(9, 99), None, False),
+                (Start(9, 99), Start(8, 88), False),
+                (Start(9, 99), MET, True),
+                (Start(10, 1), Start(9, 99), True),
+                (Start(12, 1), Start(9, 99), False),
+            ):
+                async with stranger(port) as caller:
+                    answer = await caller.greet(at.greeting("d", "a", start, shown))
+                    assert isinstance(answer, Welcome) == welcome
+            assert not counted(a, "refusing d"), "to be asked is no reproach"
 
 
 @in_loop
@@ -243,7 +253,7 @@ async def test_a_store_that_was_lost_or_rolled_back_is_refused_until_it_rejoins(
         await at.agreed()
         assert c.node.incarnation > incarnation
         assert all(link.connected for link in c.links.values())
-        await until(lambda: c.node.recalled is None)
+        await until(lambda: c.node.rejoin is None and c.conditions.rejoin is None)
         await at.stop("c")
         await at.start("c")
         await at.agreed()
@@ -272,14 +282,14 @@ async def test_junk_instead_of_a_greeting(tmp_path: Path, junk: bytes) -> None:
             assert not at.hosts["a"].strangers
 
 
-@pytest.mark.parametrize("junk", [(2**30).to_bytes(4), b"\0\0\0\1\xc1", frame(GOOD)])
+@pytest.mark.parametrize("junk", [(2**30).to_bytes(4), b"\0\0\0\1\xc1", frame(Refused("no"))])
 @in_loop
 async def test_junk_from_a_member(tmp_path: Path, junk: bytes) -> None:
     async with cluster(tmp_path, ids="abcd", absent="d") as at:
         await at.agreed()
         with undisturbed(at):
             async with stranger(at.ports["a"]) as member:
-                assert isinstance(await member.greet(GOOD), Welcome)
+                assert isinstance(await member.greet(at.greeting("d", "a", MET)), Welcome)
                 member.say(frame(Beat(1)) + junk)
                 await member.closed()
             assert counted(at.hosts["a"], "junk from node d")
@@ -292,7 +302,7 @@ async def test_whoever_stays_silent_is_cut_off(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(link_module, "HANDSHAKE", 0.1)
         with undisturbed(at):
             async with stranger(at.ports["a"]) as silent, stranger(at.ports["a"]) as slow:
-                slow.say(frame(GOOD)[:-1])
+                slow.say(frame(at.greeting("b", "a", MET))[:-1])
                 await silent.closed()
                 await slow.closed()
             assert counted(at.hosts["a"], "no greeting in time")
@@ -322,7 +332,7 @@ async def test_complaints_do_not_fill_the_memory(tmp_path: Path, monkeypatch: py
     async with cluster(tmp_path, ids="ab", absent="b") as at:
         for name in range(6):
             async with stranger(at.ports["a"]) as caller:
-                await caller.greet(Greeting(PROTOCOL, f"demo{name}", "b", "a", Life(1, 1)))
+                await caller.greet(at.greeting("b", "a", MET, cluster=f"demo{name}"))
         assert len(at.hosts["a"].counts) == 4
         assert at.hosts["a"].counts["other complaints"] == 3
 

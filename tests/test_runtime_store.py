@@ -13,11 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from electorate.core.model import NOBODY, Promise
+from electorate.core.configuration import Voters
+from electorate.core.identity import Rejoin, Start
+from electorate.core.model import NOBODY, Gone, Member, Membership, Promise
 from electorate.errors import UserError
-from electorate.runtime.store import Store
+from electorate.runtime.store import Conditions, Store
 
 PROMISES = [Promise("main", 7, "b", 6), Promise("shard-1", 3, None, 0), Promise("shard-2", 2**48, NOBODY, 1)]
+
+CONDITIONS = Conditions(Voters.of(Membership(tuple(map(Member, "abc")))), 0.5, Rejoin(without=frozenset("b")))
 
 
 def store(directory: Path, cluster: str = "demo", node: str = "a") -> Store:
@@ -45,13 +49,20 @@ def test_what_was_committed_is_there_without_a_close(tmp_path: Path) -> None:
 
 
 def test_the_incarnation_grows_with_every_start(tmp_path: Path) -> None:
+    chain: set[Start] = set()
     for expected in (1, 2, 3):
         with closing(store(tmp_path)) as mine:
-            assert mine.incarnation == expected
+            assert mine.chain() == chain
+            start = mine.begin()
+            assert start.incarnation == expected
+            chain.add(start)
     with closing(store(tmp_path)) as mine:
-        mine.set_incarnation(9)
+        mine.adopt(Start(9, 1))
+        mine.adopt(Start(2, 5))
     with closing(store(tmp_path)) as mine:
-        assert mine.incarnation == 10
+        assert mine.begin().incarnation == 10
+        assert mine.chain() > chain | {Start(9, 1), Start(2, 5)}
+    assert len({start.number for start in chain}) == 3
 
 
 def test_a_directory_serves_one_process_at_a_time(tmp_path: Path) -> None:
@@ -61,7 +72,6 @@ def test_a_directory_serves_one_process_at_a_time(tmp_path: Path) -> None:
     ):
         store(tmp_path)
     mine = store(tmp_path)
-    assert mine.incarnation == 2
     mine.close()
 
 
@@ -71,8 +81,7 @@ def test_a_directory_belongs_to_one_node_of_one_cluster(tmp_path: Path) -> None:
         store(tmp_path, node="b")
     with pytest.raises(UserError, match=r"belongs to cluster 'demo', not 'other'.*--data"):
         store(tmp_path, cluster="other")
-    with closing(store(tmp_path)) as mine:
-        assert mine.incarnation == 2
+    store(tmp_path).close()
 
 
 def test_a_file_that_is_damaged(tmp_path: Path) -> None:
@@ -91,7 +100,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     directory = tmp_path_factory.mktemp("whole")
     with closing(store(directory)) as mine:
         mine.commit(PROMISES)
-        mine.remember("b", (3, 4, 5, True))
+        mine.begin()
+        mine.begin()
+        mine.remember("b", Start(3, 4))
+        mine.commit([Gone("c", True)])
+        mine.set_conditions(CONDITIONS)
     return (directory / "electorate.db").read_bytes()
 
 
@@ -101,8 +114,10 @@ def kept(directory: Path, content: bytes) -> bool:
     try:
         with closing(store(directory)) as mine:
             assert mine.load() == by_election(PROMISES)
-            assert mine.peers() == {"b": (3, 4, 5, True)}
-            assert mine.incarnation == 2
+            assert mine.peers() == {"b": Start(3, 4)}
+            assert mine.gone() == {"c"}
+            assert mine.conditions == CONDITIONS
+            assert {start.incarnation for start in mine.chain()} == {1, 2}
             return True
     except UserError as error:
         assert re.search("is damaged|cannot be written", str(error))
@@ -132,7 +147,10 @@ def test_no_flipped_byte_changes_a_promise(tmp_path: Path, whole: bytes) -> None
         "UPDATE promise SET backed = 'c' WHERE election = 'main'",
         "DELETE FROM promise WHERE election = 'shard-1'",
         "DELETE FROM peer",
-        "UPDATE identity SET value = value - 1 WHERE key = 'incarnation'",
+        "UPDATE start SET incarnation = incarnation - 1",
+        "DELETE FROM start WHERE incarnation = 1",
+        "DELETE FROM gone",
+        "DELETE FROM identity WHERE key = 'conditions'",
         "DELETE FROM seal",
     ],
 )
@@ -185,7 +203,7 @@ def test_a_commit_that_a_crash_cut_short_is_undone_or_noticed(tmp_path: Path) ->
 def test_a_store_that_was_not_finished_is_made_anew(tmp_path: Path) -> None:
     (tmp_path / "electorate.new").write_bytes(b"half a store")
     with closing(store(tmp_path)) as mine:
-        assert mine.incarnation == 1
+        assert mine.begin().incarnation == 1
     assert sorted(path.name for path in tmp_path.iterdir() if path.stat().st_size) == [
         "electorate.db",
         "lock",

@@ -17,8 +17,8 @@ from electorate.runtime.wire import (
     PROTOCOL,
     Decoder,
     Greeting,
-    Life,
     Refused,
+    Said,
     Welcome,
     WireError,
     Word,
@@ -37,6 +37,8 @@ def example(type: Any) -> Any:
     match type:
         case inspect.IntType(lt=bound):
             return LARGEST if bound is None else bound - 1
+        case inspect.FloatType():
+            return 0.5
         case inspect.StrType():
             return "név"
         case inspect.BoolType():
@@ -83,12 +85,14 @@ def test_nobody_is_somebody_that_can_be_sent() -> None:
     assert all_frames(messages(), frame(sent)) == [sent]
 
 
-GREETING = Greeting(PROTOCOL, "demo", "a", "b", Life(2**31 - 1, 2**63 - 1))
+GREETING = Greeting(
+    PROTOCOL, "demo", "a", "b", Said((2**31 - 1, 2**63 - 1), (7, 7), True), (3, 5), {"quorum": 2**32 - 1}
+)
 
 
 def test_the_handshake_arrives_as_it_was_sent() -> None:
     assert all_frames(greetings(), frame(GREETING)) == [GREETING]
-    for answer in (Welcome(Life(3, 5)), Refused("no", 7)):
+    for answer in (Welcome(Said((3, 5))), Refused("no", (7, 7), ("quorum",))):
         assert all_frames(answers(), frame(answer)) == [answer]
 
 
@@ -151,14 +155,14 @@ def test_what_came_before_a_wrong_frame_counts() -> None:
 @pytest.mark.parametrize("incarnation", [0, -1, 2**31])
 def test_an_incarnation_that_cannot_be_is_a_wire_error(incarnation: int) -> None:
     with pytest.raises(WireError):
-        all_frames(greetings(), frame(Greeting(PROTOCOL, "demo", "a", "b", Life(incarnation, 1))))
+        all_frames(greetings(), frame(Greeting(PROTOCOL, "demo", "a", "b", Said((incarnation, 1)))))
     with pytest.raises(WireError):
-        all_frames(answers(), frame(Welcome(Life(incarnation, 1))))
+        all_frames(answers(), frame(Welcome(Said((incarnation, 1)))))
 
 
 def test_a_stranger_may_not_send_a_long_greeting() -> None:
     with pytest.raises(WireError):
-        all_frames(greetings(), frame(Greeting(PROTOCOL, "x" * GREETING_LIMIT, "a", "b", Life(1, 1))))
+        all_frames(greetings(), frame(Greeting(PROTOCOL, "x" * GREETING_LIMIT, "a", "b", Said((1, 1)))))
 
 
 frames = st.one_of(

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from electorate.cli import authority
+from electorate.core.identity import Start
 from electorate.errors import UserError
 from electorate.runtime import host as host_module
 from electorate.runtime.figures import Refusal
@@ -32,9 +33,9 @@ from electorate.runtime.wire import (
     PROTOCOL,
     Challenge,
     Greeting,
-    Life,
     Proof,
     Refused,
+    Said,
     answers,
     encode,
     frame,
@@ -302,7 +303,7 @@ async def test_without_the_secret_a_node_is_kept_out(
         await until(lambda: is_alone(at))  # c without a secret welcomes a, who hangs up
 
 
-GREETING = Greeting(PROTOCOL, "demo", "b", "a", Life(1, 1))
+GREETING = Greeting(PROTOCOL, "demo", "b", "a", Said((1, 1)))
 
 
 async def read_frames(reader: asyncio.StreamReader, count: int) -> list[bytes]:
@@ -313,9 +314,9 @@ async def read_frames(reader: asyncio.StreamReader, count: int) -> list[bytes]:
 @in_loop
 async def test_a_handshake_cannot_be_replayed_nor_sent_back(tmp_path: Path, secret: Path) -> None:
     key = Secret(secret)
-    greeting = Greeting(PROTOCOL, "demo", "b", "a", Life(1, 1), nonce())
     async with cluster(tmp_path, absent="b", ids="ab", secret_file=str(secret)) as at:
         a, port = at.hosts["a"], at.ports["a"]
+        greeting = at.greeting("b", "a", Start(1, 1), nonce=nonce())
         async with stranger(port) as member:
             member.say(frame(greeting))
             [body] = await read_frames(member.reader, 1)
@@ -341,7 +342,7 @@ async def test_a_handshake_cannot_be_replayed_nor_sent_back(tmp_path: Path, secr
         async with stranger(port) as bare:
             assert isinstance(await bare.greet(GREETING), Refused)
         assert a.figures.refusals["secret"] == refused + 3
-        assert "b" not in a.incoming and a.lives.get("b") == Life(1, 1)
+        assert "b" not in a.incoming and a.known("b") == Start(1, 1)
 
 
 @pytest.mark.parametrize("tamper", ["a flipped bit", "one twice", "no seal"])
@@ -398,7 +399,7 @@ def protection(kind: str, certs: Path, secret: Path) -> dict[str, Any]:
 
 JUNK = {
     "a frame of 1 GiB": (1 << 30).to_bytes(4) + bytes(1000),
-    "a long greeting": (5000).to_bytes(4) + bytes(5004),
+    "a long greeting": (70_000).to_bytes(4) + bytes(5004),
     "no message": (10).to_bytes(4) + bytes(10),
     "an empty frame": bytes(4),
     "HTTP": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",

@@ -106,7 +106,7 @@ def test_an_heir_that_leads_for_an_instant_has_led(tmp_path: Path) -> None:
             ended.set()
 
         async def transfer_and_look_away() -> None:
-            await until(lambda: "b" in host.node.leading["main"].heirs)
+            await until(lambda: "b" in host.node.leading["main"].contenders)
             transfer = asyncio.create_task(of["a"]._election.transfer("b"))
             await asyncio.sleep(0)
             while of["a"].is_leader or any(link.buffer for link in host.links.values()):  # noqa: ASYNC110

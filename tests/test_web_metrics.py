@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from electorate.cli import authority
 from electorate.core.model import Role, View
 from electorate.runtime.figures import BOUNDS, Figures, Histogram
-from electorate.runtime.wire import PROTOCOL, Greeting, Life
+from electorate.runtime.wire import PROTOCOL, Greeting, Said
 from tests.runtime_hosts import BOUND, E, in_loop, stranger, until
 from tests.web_nodes import WebCluster, web_cluster
 
@@ -138,12 +138,12 @@ async def test_when_certificates_end(tmp_path: Path) -> None:
 @in_loop
 async def test_refusals_by_reason_have_no_text_of_strangers(tmp_path: Path) -> None:
     async with web_cluster(tmp_path, absent="bc") as cluster:
-        life = Life(1, 1, 1, False)
+        said = Said((1, 1))
         greetings = {
-            "protocol": Greeting(PROTOCOL + 1, "demo", "b", "a", life),
-            "cluster": Greeting(PROTOCOL, "other", "b", "a", life),
-            "wrong_address": Greeting(PROTOCOL, "demo", "b", "c", life),
-            "unknown_node": Greeting(PROTOCOL, "demo", 'x"} 1\n', "a", life),
+            "protocol": Greeting(PROTOCOL + 1, "demo", "b", "a", said),
+            "cluster": Greeting(PROTOCOL, "other", "b", "a", said),
+            "wrong_address": Greeting(PROTOCOL, "demo", "b", "c", said),
+            "unknown_node": Greeting(PROTOCOL, "demo", 'x"} 1\n', "a", said),
         }
         for greeting in greetings.values():
             async with stranger(cluster.ports["a"]) as caller:

@@ -144,10 +144,10 @@ class Election(ABC):
         """Let another lead; contend again if none does. Raises `ValueError` if this process does not lead."""
 
     @abstractmethod
-    async def transfer(self, to: str) -> LeaderView:
-        """Hand the leadership to this contender, wait until it has led, and tell who leads then. Raises
-        `ValueError` if this process does not lead or the other cannot, and `TimeoutError` if it does not
-        come to that."""
+    async def transfer(self, to: str, *, force: bool = False) -> LeaderView:
+        """Hand the leadership to this contender, once its data is as fresh (or by force); wait until it has
+        led, and tell who leads then. Raises `ValueError` if this process does not lead, or the other cannot
+        or is still behind after a lease, and `TimeoutError` if it does not come to that."""
 
     # --- questions --------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import functools
 import logging
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -149,9 +149,9 @@ class Election:
         """Let another lead. Raises `ValueError` if this process does not lead."""
         self.node._call(self._election.resign())
 
-    def transfer(self, to: str) -> LeaderView:
+    def transfer(self, to: str, *, force: bool = False) -> LeaderView:
         """Hand the leadership to this contender. Raises `ValueError` and `TimeoutError`."""
-        return self.node._call(self._election.transfer(to))
+        return self.node._call(self._election.transfer(to, force=force))
 
     def watch(self) -> Iterator[LeaderView]:
         """The present view, then every change, until the node stops. Blocks between them."""
@@ -204,12 +204,22 @@ class Node:
         *,
         data: str | Path | None = None,
         rejoin: bool = False,
+        without: Iterable[str] = (),
+        new_members: bool = False,
         metadata: Mapping[str, str] | None = None,
         handle_sigterm: bool = True,
         **settings: Any,
     ) -> None:
         self._node = embedded.Node(
-            id, config, data=data, rejoin=rejoin, metadata=metadata, handle_sigterm=False, **settings
+            id,
+            config,
+            data=data,
+            rejoin=rejoin,
+            without=without,
+            new_members=new_members,
+            metadata=metadata,
+            handle_sigterm=False,
+            **settings,
         )
         self.handle_sigterm = handle_sigterm
         self._loop: asyncio.AbstractEventLoop

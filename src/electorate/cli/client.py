@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeAlias
 
 import typer
 
@@ -26,6 +26,9 @@ from electorate.runtime.control import address
 FOUND, NONE, USAGE, UNREACHABLE, REFUSED = range(5)
 """The exit codes: it is so, or there is a leader; there is none; a wrong use of the command; no node answers;
 the node refuses."""
+
+Word: TypeAlias = str | bool | None
+"""Of a question or a command."""
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", envvar="ELECTORATE_CONFIG", help="The cluster file.")
@@ -56,13 +59,13 @@ class OnThisMachine:
         self.directory = directory
         self.timeout = timeout
 
-    def ask(self, what: str, **words: str | None) -> Any:
+    def ask(self, what: str, **words: Word) -> Any:
         return next(self.lines({"ask": what, **words}))
 
     def watch(self, election: str | None) -> Iterator[Any]:
         return self.lines({"ask": "watch", "election": election}, None)
 
-    def lines(self, question: dict[str, str | None], then: float | None = 0.0) -> Iterator[Any]:
+    def lines(self, question: dict[str, Word], then: float | None = 0.0) -> Iterator[Any]:
         try:
             with closing(socket.socket(socket.AF_UNIX)) as connection:
                 connection.settimeout(self.timeout)
@@ -91,7 +94,7 @@ class OverHttp:
         self.token = token
         self.timeout = timeout
 
-    def ask(self, what: str, **words: str | None) -> Any:
+    def ask(self, what: str, **words: Word) -> Any:
         given = {name: word for name, word in words.items() if word is not None}
         if what in ("transfer", "resign"):
             if "election" not in given:
@@ -195,8 +198,11 @@ def status(
         return
     print(f"node {answer['node']} of cluster {answer['cluster']}, {answer['algorithm']}, {answer['version']}")
     show(answer["elections"])
+    if answer["waiting"]:
+        print(answer["waiting"])
     for peer, state in answer["peers"].items():
-        print(f"node {peer} is {state}")
+        keys = answer["differs"].get(peer)
+        print(f"node {peer} is {state}" + (f", and configured otherwise: {', '.join(keys)}" if keys else ""))
     for why, count in answer["ignored"].items():
         print(f"{count:5} times: {why}")
 
@@ -299,13 +305,15 @@ def transfer(
     token_file: TokenOption = None,
     timeout: TimeoutOption = 10.0,
     as_json: JsonOption = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if its data is behind.")] = False,
 ) -> None:
-    """Let the node that leads hand over to another, and say who leads then.
+    """Let the node that leads hand over to another, once that has caught up, and say who leads then.
 
     Exit code 0: it leads. 1: not yet; work has to end first. 3: no node answers. 4: refused; the node that is
-    asked must be the leader.
+    asked must be the leader, and the other must not be behind.
     """
-    wish(node(config, id, data, url, token_file, timeout), "transfer", as_json, election=election, to=to)
+    of = node(config, id, data, url, token_file, timeout)
+    wish(of, "transfer", as_json, election=election, to=to, force=force)
 
 
 def resign(
@@ -326,7 +334,7 @@ def resign(
     wish(node(config, id, data, url, token_file, timeout), "resign", as_json, election=election)
 
 
-def wish(of: OnThisMachine | OverHttp, what: str, as_json: bool, **words: str | None) -> None:
+def wish(of: OnThisMachine | OverHttp, what: str, as_json: bool, **words: Word) -> None:
     answer = asked(of, what, **words)
     if as_json:
         print(json.dumps(answer))
@@ -337,7 +345,7 @@ def wish(of: OnThisMachine | OverHttp, what: str, as_json: bool, **words: str | 
     end(FOUND if answer["done"] else NONE)
 
 
-def asked(of: OnThisMachine | OverHttp, what: str, **words: str | None) -> Any:
+def asked(of: OnThisMachine | OverHttp, what: str, **words: Word) -> Any:
     try:
         return of.ask(what, **words)
     except Unreachable as error:

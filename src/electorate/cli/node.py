@@ -23,7 +23,10 @@ from electorate.cli.serve import (
     LogFormatOption,
     LogLevel,
     LogLevelOption,
+    NewMembersOption,
     RejoinOption,
+    WithoutOption,
+    names,
     prepare,
     running,
 )
@@ -38,6 +41,8 @@ def node(
     id: IdOption,
     data: DataOption = None,
     rejoin: RejoinOption = False,
+    without: WithoutOption = "",
+    new_members: NewMembersOption = False,
     log_format: LogFormatOption = LogFormat.TEXT,
     log_level: LogLevelOption = LogLevel.INFO,
     attach: Annotated[bool, typer.Option("--attach", help="Speak JSON lines on stdin and stdout.")] = False,
@@ -50,7 +55,8 @@ def node(
         log_level = LogLevel.WARNING
     cluster, directory = prepare(config, id, data, log_format, log_level)
     with runner() as loop:
-        sys.exit(loop.run(serve(cluster, id, directory, rejoin, attach)))
+        options = {"rejoin": rejoin, "without": names(without), "new_members": new_members}
+        sys.exit(loop.run(serve(cluster, id, directory, options, attach)))
 
 
 def runner() -> asyncio.Runner:
@@ -62,15 +68,15 @@ def runner() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=new_event_loop)
 
 
-async def serve(config: Config, id: str, data: Path, rejoin: bool, attach: bool) -> int:
-    """Run the node until it is told to stop (0) or cannot go on (1)."""
+async def serve(config: Config, id: str, data: Path, options: dict[str, Any], attach: bool) -> int:
+    """Run the node, with these options of `Host`, until it is told to stop (0) or cannot go on (1)."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     supervisor = await Supervisor.connect(id, stop) if attach else None
     try:
-        host = Host(config, id, data, rejoin=rejoin)
+        host = Host(config, id, data, **options)
         if supervisor:
             host.observe(supervisor.tell)
         async with running(host):

@@ -31,7 +31,10 @@ from electorate.cli.serve import (
     LogFormatOption,
     LogLevel,
     LogLevelOption,
+    NewMembersOption,
     RejoinOption,
+    WithoutOption,
+    names,
     prepare,
     running,
 )
@@ -63,6 +66,8 @@ def run(
     stop_timeout: Annotated[float, typer.Option(help="Seconds from SIGTERM to SIGKILL.")] = 10.0,
     data: DataOption = None,
     rejoin: RejoinOption = False,
+    without: WithoutOption = "",
+    new_members: NewMembersOption = False,
     log_format: LogFormatOption = LogFormat.TEXT,
     log_level: LogLevelOption = LogLevel.INFO,
 ) -> None:
@@ -79,7 +84,15 @@ def run(
     chosen = election or cluster.elections[0]
     guardian.adopt_orphans()
     with runner() as loop:
-        host = Host(cluster, id, directory, rejoin=rejoin, contends=(chosen,))
+        host = Host(
+            cluster,
+            id,
+            directory,
+            rejoin=rejoin,
+            without=names(without),
+            new_members=new_members,
+            contends=(chosen,),
+        )
         sys.exit(loop.run(Run(host, chosen, command, restart, stop_timeout).serve()))
 
 

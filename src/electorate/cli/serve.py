@@ -38,6 +38,13 @@ DataOption = Annotated[
     typer.Option(envvar="ELECTORATE_DATA", help="Where promises are kept [electorate-CLUSTER-ID]."),
 ]
 RejoinOption = Annotated[bool, typer.Option("--rejoin", help="The data is lost: ask the others first.")]
+WithoutOption = Annotated[
+    str,
+    typer.Option("--without", metavar="NODES", help="With --rejoin: these are gone for good, as in b,c."),
+]
+NewMembersOption = Annotated[
+    bool, typer.Option("--new-members", help="The voters have changed; all nodes were stopped for it.")
+]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="Log lines for people, or as JSON.")]
 LogLevelOption = Annotated[LogLevel, typer.Option(help="What to log.")]
 
@@ -49,6 +56,11 @@ def prepare(
     config = configure(file)
     write_logs(log_format.value, log_level.value)
     return config, data or Path(f"electorate-{config.cluster}-{id}")
+
+
+def names(listed: str) -> tuple[str, ...]:
+    """The nodes that an option lists."""
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -94,6 +94,10 @@ class EmbeddedElection(Election):
             except Exception:
                 log.exception("the position for '%s' could not be asked; the last one stays", self.name)
 
+    @property
+    def is_leader(self) -> bool:
+        return self.node.started and self.node.host.is_leader(self.name)
+
     def tenure(self) -> Tenure | None:
         if not self.node.started:
             return None
@@ -129,10 +133,9 @@ class EmbeddedElection(Election):
         while self.view.role == "leader":
             await asyncio.wait([self.change()])
 
-    async def transfer(self, to: str) -> LeaderView:
+    async def transfer(self, to: str, *, force: bool = False) -> LeaderView:
         self.wished = True
-        with self.node.host.awaiting(self.name, lambda leader, term: leader == to) as led:
-            self.node.host.transfer(self.name, to)
+        with self.node.host.transferring(self.name, to, force) as led:
             await asyncio.wait_for(led, 4 * self.node.config.timing.lease)
         return self.view
 
@@ -170,7 +173,8 @@ class Node:
     `id` says which of the configured nodes this is (or ELECTORATE_ID does). The configuration is a file
     (`cluster.toml`, or what ELECTORATE_CONFIG names), or a mapping of the same form; environment variables
     (`ELECTORATE_*`) come before it, and keyword arguments before both. Promises are kept in the directory
-    `data` (or ELECTORATE_DATA, or `./electorate-CLUSTER-ID`); after its loss, start with `rejoin=True`.
+    `data` (or ELECTORATE_DATA, or `./electorate-CLUSTER-ID`); after its loss, start with `rejoin=True`, and
+    `without` those nodes that are gone for good; after a change of the voters, once with `new_members=True`.
     `metadata` is a small dictionary that other members learn.
 
     On entering, it listens and connects; it contends for nothing yet. On leaving, it tells all work that
@@ -188,6 +192,8 @@ class Node:
         *,
         data: str | Path | None = None,
         rejoin: bool = False,
+        without: Iterable[str] = (),
+        new_members: bool = False,
         metadata: Mapping[str, str] | None = None,
         handle_sigterm: bool = True,
         **settings: Any,
@@ -199,6 +205,8 @@ class Node:
         data = data or os.environ.get("ELECTORATE_DATA") or f"electorate-{self.config.cluster}-{id}"
         self.data = Path(data)
         self.rejoin = rejoin
+        self.without = tuple(without)
+        self.new_members = new_members
         self.metadata = metadata
         self.handle_sigterm = handle_sigterm
         self.timekeeper = Timekeeper()
@@ -225,7 +233,16 @@ class Node:
 
     async def start(self) -> None:
         """Listen, connect, and take part. Raises `UserError`."""
-        host = Host(self.config, self.id, self.data, rejoin=self.rejoin, metadata=self.metadata, contends=())
+        host = Host(
+            self.config,
+            self.id,
+            self.data,
+            rejoin=self.rejoin,
+            without=self.without,
+            new_members=self.new_members,
+            metadata=self.metadata,
+            contends=(),
+        )
         host.observe(self._observe, "view", "stalled", "failed")
         trace_elections(host)
         await host.start()

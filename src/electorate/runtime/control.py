@@ -7,7 +7,7 @@ One line of JSON asks, and lines of JSON answer, until the node hangs up:
     {"ask": "leader", "election": "main"}                   who leads
     {"ask": "elections"}                                    each election
     {"ask": "watch"}                                        each election, then every change
-    {"ask": "transfer", "election": "main", "to": "b"}      hand over; who leads then
+    {"ask": "transfer", "election": "main", "to": "b"}      hand over; who leads then (also: "force")
     {"ask": "resign", "election": "main"}
 
 What cannot be done is answered by {"error": ..., "refused": true}.
@@ -45,6 +45,7 @@ class Ask(msgspec.Struct, forbid_unknown_fields=True):
     ask: Literal["status", "leader", "elections", "watch", "transfer", "resign"]
     election: str | None = None
     to: str | None = None
+    force: bool = False
 
 
 @contextmanager
@@ -150,7 +151,7 @@ class Answering:
             case "leader":
                 return self.leader(self.existing(asked.election))
             case "transfer":
-                return await self.transfer(self.existing(asked.election), asked.to)
+                return await self.transfer(self.existing(asked.election), asked.to, asked.force)
             case _:
                 return await self.resign(self.existing(asked.election))
 
@@ -173,14 +174,13 @@ class Answering:
             "metadata": dict(known.metadata) if known else {},
         }
 
-    async def transfer(self, election: str, to: str | None) -> dict[str, Any]:
+    async def transfer(self, election: str, to: str | None, force: bool) -> dict[str, Any]:
         if to is None:
             raise ValueError("say to whom")
         self.host.log.info("asked on this machine to hand '%s' over to %s", election, to)
         if election not in self.host.node.leading:
             raise ValueError(self.who_else(election))
-        with self.host.awaiting(election, lambda leader, term: leader == to) as led:
-            self.host.transfer(election, to)
+        with self.host.transferring(election, to, force) as led:
             return await self.outcome(election, led)
 
     async def resign(self, election: str) -> dict[str, Any]:
@@ -199,6 +199,8 @@ class Answering:
     async def outcome(self, election: str, led: asyncio.Future[None]) -> dict[str, Any]:
         """Who leads once that has come, or when there has been time enough for it."""
         await asyncio.wait([led], timeout=OUTCOME * self.host.config.timing.lease)
+        if led.done():
+            led.result()
         return {**self.leader(election), "done": led.done()}
 
     async def watch(

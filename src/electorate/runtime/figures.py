@@ -11,6 +11,7 @@ from electorate.core.model import NodeId, Role, View
 Refusal = Literal[
     "certificate",
     "cluster",
+    "configuration",
     "junk",
     "lost_store",
     "no_greeting",

@@ -24,6 +24,7 @@ def let_go() -> None:
             host.log.warning("process %d was forked off node %s: it does not lead", os.getpid(), host.id)
         host.stopping = True
         host.node.leading.clear()
+        host.node.tenures.clear()
         for descriptor in host.descriptors():
             os.dup2(null, descriptor, inheritable=False)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(host.store.database))

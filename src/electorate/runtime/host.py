@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,19 +18,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+
+from electorate.core.configuration import Value, Voters, configuration, differences, digests
+from electorate.core.identity import Identity, Rejoin, Start, Verdict, judge
 from electorate.core.model import (
+    Awaiting,
     Beat,
     Effect,
     ElectionMessage,
     Follow,
     Message,
     NodeId,
-    Promise,
-    Recalled,
+    Notice,
+    Record,
+    Rejoined,
     Role,
     Support,
     Term,
     Timer,
+    TransferLapsed,
     View,
 )
 from electorate.core.node import Node
@@ -43,10 +49,10 @@ from electorate.runtime.config import Config
 from electorate.runtime.figures import Figures, Refusal
 from electorate.runtime.link import Incoming, Link
 from electorate.runtime.secret import Secret
-from electorate.runtime.store import Disk, Store, remedy
+from electorate.runtime.store import Conditions, Disk, Store, remedy
 from electorate.runtime.timers import Timers
 from electorate.runtime.tls import Certificates
-from electorate.runtime.wire import PROTOCOL, Greeting, Life, Refused, WireError, Word
+from electorate.runtime.wire import PROTOCOL, Greeting, Refused, WireError, Word
 
 T = TypeVar("T")
 
@@ -58,6 +64,9 @@ PAUSE = 0.1
 
 REASONS = 1000
 """So many different complaints at most are remembered; strangers must not fill the memory."""
+
+NAMED = 5
+"""So many keys at most are named in a sentence."""
 
 FOREVER = 3600.0
 """What an observer is told of the lease of a node that needs nobody's support, in seconds."""
@@ -78,8 +87,10 @@ class Known(NamedTuple):
 class Host:
     """One node of a cluster. Raises `UserError` where the configuration or the machine does not allow it.
 
-    `contends` names the elections that it wants to lead from the start (None: those of the configuration);
-    `metadata` is a small dictionary that the other members, and their clients, get to know."""
+    With `rejoin`, its store was lost: it asks all the others before it votes, but those that are gone for
+    good (`without`). With `new_members` the voters are others than its store knows. `contends` names the
+    elections that it wants to lead from the start (None: those of the configuration); `metadata` is a small
+    dictionary that the other members, and their clients, get to know."""
 
     def __init__(
         self,
@@ -88,6 +99,8 @@ class Host:
         data: Path,
         *,
         rejoin: bool = False,
+        without: Iterable[NodeId] = (),
+        new_members: bool = False,
         metadata: Mapping[str, str] | None = None,
         contends: Iterable[str] | None = None,
     ) -> None:
@@ -95,7 +108,6 @@ class Host:
             raise UserError(f"node '{id}' is not in the cluster file; it has {', '.join(config.nodes)}")
         self.config = config
         self.id = id
-        self.rejoin = rejoin
         self.metadata = dict(config.nodes[id].metadata if metadata is None else metadata)
         self.contends = tuple(config.elections if contends is None else contends)
         self.observers: dict[Observer, tuple[str, ...]] = {}
@@ -103,17 +115,28 @@ class Host:
         self.log = logging.getLogger(f"electorate.{id}")
         self.certificates = Certificates(config, id, self.log) if config.tls else None
         self.secret = Secret(config.path(config.secret_file, id)) if config.secret_file else None
+        self.configuration = configuration(config.membership, config.settings)
+        self.safety, self.rest = map(digests, self.configuration)
+        wanted = self.wish_to_rejoin(rejoin, frozenset(without))
         self.store = Store(data, config.cluster, id)
+        with self.store.opening(id):
+            voters, lease = Voters.of(config.membership), config.timing.lease
+            self.conditions = self.store.conditions_for(voters, lease, wanted, new_members)
+            if self.conditions != self.store.conditions:
+                self.store.set_conditions(self.conditions)
+            self.started = self.store.begin()
+            self.chain = self.store.chain()
+            self.starts = self.store.peers()
+            """The newest start of each peer that was ever met."""
         self.counts: Counter[str] = Counter()
         """What was refused or ignored, by reason."""
         self.figures = Figures()
-        self.birth = random.getrandbits(63)
-        self.lives = {peer: Life(*life) for peer, life in self.store.peers().items()}
-        """The newest life of each peer that was ever met."""
-        self.vouched = self.store.rejoined
-        """My store is not the one that the others may have known, and I have asked them, or will."""
-        self.buried: dict[NodeId, Life] = {}
-        """The last life of each peer that was seen to end."""
+        self.differs: dict[NodeId, tuple[str, ...]] = {}
+        """In which keys a peer is configured otherwise, though not in what safety rests on."""
+        self.awaited: tuple[NodeId, ...] | None = None
+        """While it rejoins: for whom it waits."""
+        self.buried: dict[NodeId, Start] = {}
+        """The last start of each peer that was seen to end."""
         self.sockets: set[socket.socket] = set()
         """What else this process listens on for this node."""
         self.stopping = False
@@ -136,20 +159,50 @@ class Host:
         self.links: dict[NodeId, Link] = {}
         self.new_node()
 
+    def wish_to_rejoin(self, rejoin: bool, without: frozenset[NodeId]) -> Rejoin | None:
+        """What was wished, if the others can be asked then. Raises `UserError`."""
+        if not rejoin:
+            if without:
+                raise UserError(
+                    "--without names who is gone for good when a node rejoins: give --rejoin, too"
+                )
+            return None
+        membership = self.config.membership
+        for node in sorted(without):
+            if node == self.id or node not in membership.voters:
+                raise UserError(f"--without {node}: it is no other voter of the cluster file")
+        rest = [voter for voter in membership.voters if voter != self.id and voter not in without]
+        if without and not membership.meets_every_quorum(rest):
+            raise UserError(
+                f"--without {','.join(sorted(without))}: then {', '.join(rest) or 'nobody'} can tell what was"
+                " promised, and that is not enough: every quorum must have one that is asked"
+            )
+        return Rejoin(without=without)
+
     def new_node(self) -> None:
         self.outbox = Outbox(self)
         self.node = Node(
             self.id,
             self.config.membership,
             self.config.settings,
-            incarnation=self.store.incarnation,
+            start=self.started,
             promises=self.store.load(),
-            rejoin=self.rejoin,
+            gone=self.store.gone(),
+            longest_lease=self.conditions.longest_lease,
+            rejoin=self.conditions.rejoin,
         )
 
-    @property
-    def life(self) -> Life:
-        return Life(self.node.incarnation, self.birth, self.store.number, self.rejoin or self.vouched)
+    def identity(self, asked: Start | None) -> Identity:
+        """Who I am, to one who remembers this start of mine, or has not said which."""
+        rejoin = self.node.rejoin
+        return Identity(self.started, self.start_shown(asked), rejoin is not None and rejoin.lost)
+
+    def start_shown(self, asked: Start | None) -> Start | None:
+        """The start of my chain that is asked for, or in its place; by default the one before this."""
+        if asked in self.chain:
+            return asked
+        wanted = asked.incarnation if asked else self.started.incarnation - 1
+        return next((start for start in self.chain if start.incarnation == wanted), None)
 
     # --- from start to stop --------------------------------------------------------------------
 
@@ -177,6 +230,7 @@ class Host:
 
     def begin(self) -> None:
         self.do(self.node.start(now()))
+        self.forget_longer_lease()
         if self.node.kind == "voter":
             for election in self.contends:
                 self.do(self.node.contend(now(), election))
@@ -273,9 +327,9 @@ class Host:
     def resign(self, election: str) -> None:
         self.do(self.node.resign(now(), election))
 
-    def transfer(self, election: str, to: NodeId) -> None:
-        """Hand the leadership over, now or as soon as the heir follows. Raises `ValueError` if I do not
-        lead, or the heir cannot."""
+    def transfer(self, election: str, to: NodeId, force: bool = False) -> None:
+        """Hand the leadership over, now or as soon as the heir follows with data as fresh as mine (or by
+        force), but within a lease. Raises `ValueError` if I do not lead, or the heir cannot."""
         if to not in self.config.nodes:
             raise ValueError(f"node '{to}' is not in the cluster file; it has {', '.join(self.config.nodes)}")
         leading = self.node.leading.get(election)
@@ -283,7 +337,7 @@ class Host:
             raise ValueError(f"node {self.id} does not lead '{election}'")
         if to != self.id and not leading.may_inherit(to):
             raise ValueError(f"node {to} may not lead, or does not contend")
-        self.do(self.node.transfer(now(), election, to))
+        self.do(self.node.transfer(now(), election, to, force))
 
     def set_position(self, election: str, position: int) -> None:
         """Raises `ValueError` for what is no 63-bit number."""
@@ -300,8 +354,14 @@ class Host:
         self.do(self.node.vacate(now(), election))
 
     def is_leader(self, election: str) -> bool:
-        """Whether this node provably leads at this instant: a clock read, no I/O."""
-        return self.node.is_leader(now(), election)
+        """Whether this node provably leads at this instant: a clock read, no I/O. May be asked from any
+        thread; the clock is read last, so a thread that was paused in here is not told of the past."""
+        tenure = self.node.tenures.get(election)
+        if tenure is None:
+            return False
+        until, assured = tenure.lease.until, tenure.assured
+        at = now()
+        return at < until or at < assured
 
     def lease_left(self, election: str) -> float:
         """For how many seconds more this node certainly leads; 0 if it does not."""
@@ -314,12 +374,11 @@ class Host:
     def tenure(self, election: str) -> tuple[Term, float]:
         """In which term this node certainly leads, and for how many seconds more; (0, 0) if it does not. May
         be asked from any thread."""
-        leading = self.node.leading.get(election)
-        if leading is None:
+        tenure = self.node.tenures.get(election)
+        if tenure is None:
             return 0, 0.0
-        term, left = leading.leader_term, leading.lease - now()
-        still = self.node.leading.get(election) is leading and leading.leader_term == term
-        return (term, left) if still and left > 0 else (0, 0.0)
+        left = tenure.until - now()
+        return (tenure.term, left) if left > 0 else (0, 0.0)
 
     def leader(self, election: str) -> Known | None:
         """Who leads, as far as this node knows, and what it has told of itself."""
@@ -355,6 +414,24 @@ class Host:
         finally:
             self.unobserve(hear)
 
+    @contextmanager
+    def transferring(self, election: str, to: NodeId, force: bool = False) -> Iterator[asyncio.Future[None]]:
+        """Begin a transfer: the future is done once the heir leads, and fails with a `ValueError` that says
+        why if it comes to nothing. Raises `ValueError`, too."""
+        with self.awaiting(election, lambda leader, term: leader == to) as led:
+
+            def hear(kind: str, what: dict[str, Any]) -> None:
+                if what["election"] == election and not led.done():
+                    led.set_exception(ValueError(what["reason"]))
+                    led.exception()
+
+            self.observe(hear, "lapsed")
+            try:
+                self.transfer(election, to, force)
+                yield led
+            finally:
+                self.unobserve(hear)
+
     # --- events of the node -------------------------------------------------------------------------
 
     def do(self, effects: list[Effect]) -> None:
@@ -371,8 +448,6 @@ class Host:
                 self.tell_leases(self.node.leading)
             elif isinstance(message, Follow):
                 self.tell_leases([message.election])
-            elif isinstance(message, Recalled):
-                self.has_rejoined()
 
     def fire(self, timer: Timer) -> None:
         self.do(self.node.fire(now(), timer))
@@ -412,8 +487,8 @@ class Host:
     def disarm(self, timer: Timer) -> None:
         self.timers.disarm(timer)
 
-    def save(self, promises: list[Promise]) -> None:
-        commit = self.disk.submit(self.store.commit, promises)
+    def save(self, records: list[Record]) -> None:
+        commit = self.disk.submit(self.store.commit, records)
         patience = self.loop.call_later(self.config.timing.lease, self.stalled, commit)
         done = asyncio.wrap_future(commit, loop=self.loop)
         done.add_done_callback(partial(self.saved, self.outbox, patience, now()))
@@ -426,7 +501,7 @@ class Host:
         if self.written(commit) and outbox is self.outbox and not self.stopping:
             outbox.saved()
 
-    def written(self, done: asyncio.Future[None] | Future[None]) -> bool:
+    def written(self, done: asyncio.Future[Any] | Future[Any]) -> bool:
         """Whether the disk has taken it; if it could not, this node must end."""
         if done.cancelled():
             return False
@@ -468,6 +543,62 @@ class Host:
             },
         )
 
+    def notify(self, notice: Notice) -> None:
+        if isinstance(notice, Awaiting):
+            self.awaits(notice.nodes)
+        elif isinstance(notice, Rejoined):
+            self.has_rejoined()
+        else:
+            self.tell("lapsed", {"election": notice.election, "reason": self.lapse(notice)})
+
+    def awaits(self, nodes: tuple[NodeId, ...]) -> None:
+        self.awaited = nodes
+        self.log.warning("%s", self.waiting)
+        self.tell("awaiting", {"nodes": nodes})
+
+    @property
+    def waiting(self) -> str | None:
+        """Why it does not vote yet: for whom it waits while it rejoins."""
+        rejoin = self.conditions.rejoin
+        if self.awaited is None or rejoin is None:
+            return None
+        why = "it has lost its store" if rejoin.lost else "the voters are new"
+        if not self.awaited:
+            return f"{why}, and too few are left that can tell what was promised"
+        gone = "; if one is gone for good, restart with --rejoin --without it" if rejoin.lost else ""
+        return f"{why}: before it votes, it waits for {', '.join(self.awaited)}{gone}"
+
+    def has_rejoined(self) -> None:
+        """The others have told what I may have promised: from now on, this store is believed."""
+        self.awaited = None
+        self.log.info("all have told what they know: this node votes again after a lease")
+        longest = max(self.conditions.longest_lease, self.node.longest_lease)
+        self.keep(msgspec.structs.replace(self.conditions, longest_lease=longest, rejoin=None))
+        self.forget_longer_lease()
+        self.tell("rejoined", {})
+
+    def keep(self, conditions: Conditions) -> None:
+        self.conditions = conditions
+        self.on_disk(self.store.set_conditions, conditions).add_done_callback(self.written)
+
+    def forget_longer_lease(self) -> None:
+        """What was promised under a longer lease is over when that has passed since the start."""
+        lease = self.config.timing.lease
+        if self.conditions.rejoin or self.stopping or self.conditions.longest_lease <= lease:
+            return
+        left = self.node.quiet_until - now()
+        if left > 0:
+            self.loop.call_later(left, self.forget_longer_lease)
+        else:
+            self.keep(msgspec.structs.replace(self.conditions, longest_lease=lease))
+
+    def lapse(self, notice: TransferLapsed) -> str:
+        """Why a transfer came to nothing."""
+        if notice.positions is None:
+            return f"node {notice.heir} has not followed, or does not contend"
+        theirs, mine = notice.positions
+        return f"node {notice.heir} is behind: its position is {theirs}, that of node {self.id} {mine}"
+
     def log_change(self, view: View) -> None:
         """One line for each change of leadership."""
         shown = (view.leader, view.term if view.leader else 0)
@@ -491,66 +622,82 @@ class Host:
 
     # --- what the links report -----------------------------------------------------------------------------
 
-    def known(self, peer: NodeId) -> Life | None:
-        """The newest life of this peer that was met."""
-        return self.lives.get(peer)
+    def known(self, peer: NodeId) -> Start | None:
+        """The newest start of this peer that was met."""
+        return self.starts.get(peer)
 
-    def recognises(self, peer: NodeId, life: Life) -> bool:
-        """Whether the peer may be in this life; if not, it has forgotten a later one."""
-        if reason := self.doubt(peer, life):
-            self.complain("refusing", peer, reason, "lost_store")
-        return not reason
+    def verdict(self, peer: NodeId, identity: Identity) -> Verdict:
+        return judge(self.known(peer), peer in self.node.gone, identity)
 
-    def doubt(self, peer: NodeId, life: Life) -> str | None:
+    def recognises(self, peer: NodeId, identity: Identity) -> bool:
+        """Whether it is the peer that has welcomed me; if not, it has forgotten a later life."""
+        verdict = self.verdict(peer, identity)
+        if verdict is not Verdict.WELCOME and not identity.rejoining:
+            self.complain("refusing", peer, self.doubt(peer, identity, verdict), "lost_store")
+        return verdict is Verdict.WELCOME
+
+    def doubt(self, peer: NodeId, identity: Identity, verdict: Verdict) -> str:
+        if verdict is Verdict.GONE:
+            return f"node '{peer}' was named as gone for good when another rejoined: restart it with --rejoin"
         known = self.known(peer)
-        if known is None or life.may_follow(known):
-            return None
+        assert known
         return (
-            f"I have met incarnation {known.incarnation} of node '{peer}', this is another with"
-            f" {life.incarnation}: its store was lost or rolled back, or runs twice; restart it with --rejoin"
+            f"I have met incarnation {known.incarnation} of node '{peer}', and this one"
+            f" ({identity.start.incarnation}) does not know it: its store was lost or rolled back, or runs"
+            " twice; restart it with --rejoin"
         )
 
-    def remember(self, peer: NodeId, life: Life) -> None:
-        """Keep the newest life of a peer, on the disk as well: after my own restart, I still know it."""
-        if self.lives.get(peer) != life:
-            self.lives[peer] = life
-            kept = self.on_disk(self.store.remember, peer, life)
-            kept.add_done_callback(self.written)
+    def remember(self, peer: NodeId, start: Start) -> None:
+        """Keep the newest start of a peer, on the disk as well: after my own restart, I still know it."""
+        self.buried.pop(peer, None)
+        if self.starts.get(peer) != start:
+            self.starts[peer] = start
+            self.on_disk(self.store.remember, peer, start).add_done_callback(self.written)
 
-    def has_rejoined(self) -> None:
-        """A quorum has told what my lost store had promised: from now on, this store may be believed."""
-        if self.rejoin and self.node.recalled is None and not self.vouched:
-            self.vouched = True
-            self.on_disk(self.store.set_rejoined).add_done_callback(self.written)
+    def adopts(self, start: Start | None) -> bool:
+        """Another remembers this start of mine. If my lost store knew it, so does this one from now on; if it
+        is not older than I am, I begin a later life, and return True."""
+        if start is None or start in self.chain or not (self.node.rejoin and self.node.rejoin.lost):
+            return False
+        self.chain.add(start)
+        self.on_disk(self.store.adopt, start).add_done_callback(self.written)
+        if start.incarnation >= self.started.incarnation and not self.stopping:
+            self.live_again()
+            return True
+        return False
 
-    def connected(self, peer: NodeId, life: Life) -> None:
-        self.remember(peer, life)
+    def connected(self, peer: NodeId, identity: Identity) -> None:
+        self.remember(peer, identity.start)
         self.tell("peer", {"peer": peer, "state": "connected"})
-        self.do(self.node.connected(now(), peer, life.incarnation))
+        self.do(self.node.connected(now(), peer, identity.start.incarnation, identity.rejoining))
 
     def lost(self, peer: NodeId) -> None:
         self.figures.parted(peer)
         self.tell("peer", {"peer": peer, "state": "lost"})
         self.do(self.node.lost(now(), peer, dead=False))
 
-    def peer_is_gone(self, peer: NodeId, life: Life) -> None:
+    def peer_is_gone(self, peer: NodeId, start: Start) -> None:
         """It is proven that this life of the peer is over. If it is the newest, say so, once."""
-        if life == self.known(peer) and self.buried.get(peer) != life:
-            self.buried[peer] = life
+        if start == self.known(peer) and self.buried.get(peer) != start:
+            self.buried[peer] = start
             self.tell("peer", {"peer": peer, "state": "dead"})
             self.do(self.node.lost(now(), peer, dead=True))
 
     def refused_by(self, peer: NodeId, refusal: Refused) -> None:
-        self.complain("refused by", peer, refusal.reason, "refused_by_peer")
-        if self.rejoin and refusal.known >= self.node.incarnation and not self.stopping:
-            self.live_again(refusal.known + 1)
+        if refusal.differs:
+            self.complain("refused by", peer, self.disagreement(refusal.differs), "configuration")
+        else:
+            self.complain("refused by", peer, refusal.reason, "refused_by_peer")
 
-    def live_again(self, incarnation: int) -> None:
-        """Others have met a later life of mine than my store tells of: begin another one, from nothing."""
+    def live_again(self) -> None:
+        """Others have met a later life of mine than this: begin another one, from nothing."""
         self.do(self.node.stalled(now()))
         self.timers.clear()
-        if not self.written(self.disk.submit(self.store.set_incarnation, incarnation)):
+        begun = self.disk.submit(self.store.begin)
+        if not self.written(begun):
             return
+        self.started = begun.result()
+        self.chain.add(self.started)
         self.new_node()
         for link in self.links.values():
             link.drop()
@@ -602,9 +749,8 @@ class Host:
 
     def objection(self, greeting: Greeting) -> Refused | None:
         """Why this greeting is not accepted, or None."""
-        known = self.known(greeting.node)
-        refusal: Refusal = "lost_store"
-        reason: str | None
+        refusal: Refusal
+        differs: tuple[str, ...] = ()
         if greeting.protocol != PROTOCOL:
             refusal = "protocol"
             reason = f"I speak protocol {PROTOCOL}, not {greeting.protocol}: upgrade the older of the two"
@@ -617,25 +763,58 @@ class Host:
         elif greeting.node not in self.links:
             refusal = "unknown_node"
             reason = f"node '{greeting.node}' is not in my cluster file"
+        elif differs := differences(self.safety, greeting.safety):
+            refusal = "configuration"
+            reason = self.disagreement(differs)
         else:
-            reason = self.doubt(greeting.node, greeting.life)
-        if reason is None:
-            return None
+            return self.doubtful(greeting)
         if greeting.node in self.links:
             self.complain("refusing", greeting.node, reason, refusal)
         else:
             self.complain("refusing", "a stranger", "it says it is a node that is not mine", refusal)
             self.log.debug("refusing %.100r: %s", greeting.node, reason)
-        return Refused(reason, known.incarnation if known else 0)
+        return Refused(reason, None, differs)
 
-    def greeted(self, peer: NodeId, incoming: Incoming, life: Life) -> None:
+    def doubtful(self, greeting: Greeting) -> Refused | None:
+        """The node is one of mine; is it the one that I know?"""
+        peer, identity = greeting.node, greeting.said.identity
+        verdict = self.verdict(peer, identity)
+        if verdict is Verdict.WELCOME:
+            return None
+        known = self.known(peer)
+        reason = self.doubt(peer, identity, verdict)
+        if verdict is not Verdict.SHOW and not identity.rejoining:
+            self.complain("refusing", peer, reason, "lost_store")
+        return Refused(reason, known)
+
+    def disagreement(self, keys: tuple[str, ...]) -> str:
+        """One sentence that names the keys in which another is configured otherwise."""
+        named = [f"{key} ({self.configured(key)} here)" for key in keys[:NAMED]]
+        if len(keys) > NAMED:
+            named.append(f"{len(keys) - NAMED} more")
+        return f"our configurations differ in {', '.join(named)}: give all nodes the same cluster file"
+
+    def configured(self, key: str) -> str:
+        values: Mapping[str, Value] = {**self.configuration.safety, **self.configuration.rest}
+        return msgspec.json.encode(values[key]).decode() if key in values else "missing"
+
+    def compare(self, peer: NodeId, rest: Mapping[str, int]) -> None:
+        """Say it once if a peer is configured otherwise, where safety does not rest on it."""
+        differs = differences(self.rest, rest)
+        if differs and self.differs.get(peer) != differs:
+            self.log.warning("node %s: %s", peer, self.disagreement(differs))
+        self.differs[peer] = differs
+
+    def greeted(self, greeting: Greeting, incoming: Incoming) -> None:
         """A member has dialled me: the newest connection of it counts, and I dial it as well."""
-        self.remember(peer, life)
+        peer, identity = greeting.node, greeting.said.identity
+        self.remember(peer, identity.start)
+        self.compare(peer, greeting.rest)
         older = self.incoming.get(peer)
         self.incoming[peer] = incoming
         if older:
             older.abort()
-        self.do(self.node.met(now(), peer, life.incarnation))
+        self.do(self.node.met(now(), peer, identity.start.incarnation, identity.rejoining))
         link = self.links[peer]
         if link.again:
             link.dial_soon()
@@ -661,11 +840,18 @@ class Host:
         return {
             "elections": [self.standing(election.view) for election in self.node.elections.values()],
             "peers": self.peers(),
+            "differs": self.differing(),
+            "waiting": self.waiting,
+            "awaits": self.awaited,
             "ignored": self.ignored(),
         }
 
     def peers(self) -> dict[NodeId, str]:
         return {peer: "connected" if link.connected else "lost" for peer, link in self.links.items()}
+
+    def differing(self) -> dict[NodeId, tuple[str, ...]]:
+        """The peers that are configured otherwise, and in which keys."""
+        return {peer: keys for peer, keys in self.differs.items() if keys}
 
     def ignored(self) -> dict[str, int]:
         """What was ignored or refused, and how often."""

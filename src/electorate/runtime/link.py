@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
+from electorate.core.identity import Start
 from electorate.core.model import Message, NodeId
 from electorate.runtime.figures import Refusal
 from electorate.runtime.secret import NONCE, Seal, nonce
@@ -27,9 +28,9 @@ from electorate.runtime.wire import (
     PROTOCOL,
     Challenge,
     Greeting,
-    Life,
     Proof,
     Refused,
+    Said,
     Welcome,
     WireError,
     answers,
@@ -61,7 +62,7 @@ Place: TypeAlias = tuple[IPv4Address | IPv6Address, int]
 class Reached(NamedTuple):
     """Whom a connection of mine has reached, and where."""
 
-    life: Life
+    start: Start
     place: Place | None
 
 
@@ -73,6 +74,10 @@ class Link:
         self.peer = peer
         self.address = address
         self.outgoing: Outgoing | None = None
+        self.shown: Start | None = None
+        """The start of mine that the peer has asked for."""
+        self.at_once = False
+        """It has: dial again."""
         self.fallen: Reached | None = None
         """What the last connection that stood had reached, once it has broken."""
         self.dialling: asyncio.Task[None] | None = None
@@ -142,7 +147,10 @@ class Link:
                 outgoing.close()
         if self.connected or self.host.stopping:
             return
-        if broke_early and self.host.loop.time() < self.hasty_until:
+        if self.at_once:
+            self.at_once = False
+            self.dial_soon()
+        elif broke_early and self.host.loop.time() < self.hasty_until:
             self.dial_soon(0.001)
         else:
             if broke_early and self.host.certificates:
@@ -172,19 +180,28 @@ class Link:
         connections one way need not have ended anybody."""
         fallen, host = self.fallen, self.host
         if fallen and fallen.place == place and self.peer not in host.incoming and host.config.fast_failover:
-            host.peer_is_gone(self.peer, fallen.life)
+            host.peer_is_gone(self.peer, fallen.start)
 
     def welcomed(self, outgoing: Outgoing, welcome: Welcome) -> None:
-        if outgoing.life == self.host.life and self.host.recognises(self.peer, welcome.life):
+        identity = welcome.said.identity
+        if outgoing.start == self.host.started and self.host.recognises(self.peer, identity):
             self.outgoing = outgoing
             self.fallen = None
-            outgoing.reached = Reached(welcome.life, outgoing.place)
+            outgoing.reached = Reached(identity.start, outgoing.place)
             self.metadata = welcome.metadata
             self.pause = FIRST_PAUSE
-            self.host.connected(self.peer, welcome.life)
+            self.host.connected(self.peer, identity)
 
     def refused(self, refusal: Refused) -> None:
-        self.host.refused_by(self.peer, refusal)
+        """Show what it remembers of me, if I can, and have not yet."""
+        asked = refusal.known and Start(*refusal.known)
+        if asked:
+            before = self.shown
+            self.at_once = self.host.adopts(asked)
+            self.shown = self.host.start_shown(asked)
+            self.at_once |= self.shown is not None and self.shown != before
+        if not self.at_once:
+            self.host.refused_by(self.peer, refusal)
 
     def broken(self) -> None:
         """The connection that stood has broken: dial back at once."""
@@ -218,7 +235,7 @@ class Outgoing(asyncio.Protocol):
     def __init__(self, link: Link) -> None:
         self.link = link
         self.decoder = answers()
-        self.life = link.host.life
+        self.start = link.host.started
         self.answered: asyncio.Future[None] = link.host.loop.create_future()
         self.transport: asyncio.Transport
         self.opened = False
@@ -242,8 +259,17 @@ class Outgoing(asyncio.Protocol):
                 self.link.distrust("its certificate is that of another node")
                 return self.transport.abort()
             host.figures.expiry[peer] = expiry(certificate)
-        fresh = nonce() if host.secret else b""
-        self.greeting = Greeting(PROTOCOL, host.config.cluster, host.id, peer, self.life, fresh)
+        self.greeting = Greeting(
+            PROTOCOL,
+            host.config.cluster,
+            host.id,
+            peer,
+            Said.of(host.identity(self.link.shown)),
+            host.known(peer),
+            host.safety,
+            host.rest,
+            nonce() if host.secret else b"",
+        )
         return self.transport.write(frame(self.greeting))
 
     def data_received(self, data: bytes) -> None:
@@ -430,9 +456,12 @@ class Incoming(asyncio.Protocol):
         if refused:
             self.say(refused, seal)
             return self.close()
+        asked = greeting.known and Start(*greeting.known)
+        if self.host.adopts(asked):
+            return self.abort()
         self.peer = greeting.node
-        self.say(Welcome(self.host.life, self.host.metadata), seal)
-        return self.host.greeted(self.peer, self, greeting.life)
+        self.say(Welcome(Said.of(self.host.identity(asked)), self.host.metadata), seal)
+        return self.host.greeted(greeting, self)
 
     def settle(self) -> None:
         """No longer a stranger."""

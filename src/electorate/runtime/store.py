@@ -1,4 +1,5 @@
-"""What must outlive a crash: the promises of a node, and how often it has started. One SQLite file.
+"""What must outlive a crash: the promises of a node, what they were made under, and its starts. One SQLite
+file.
 
 When a write returns, it is on the disk, and in the one file that is read back. That is why there is a
 rollback journal and no write-ahead log: SQLite takes a log with a damaged end for a shorter one, and would
@@ -16,31 +17,37 @@ import queue
 import random
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
-from electorate.core.model import NodeId, Promise
+import msgspec
+
+from electorate.core.configuration import Voters
+from electorate.core.identity import Rejoin, Start
+from electorate.core.model import Gone, NodeId, Promise, Record
 from electorate.errors import UserError
 
 T = TypeVar("T")
 
 SCHEMA = """
 CREATE TABLE identity (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE start (number INTEGER PRIMARY KEY, incarnation INTEGER NOT NULL);
 CREATE TABLE peer (
-    node TEXT PRIMARY KEY, incarnation INTEGER NOT NULL, birth INTEGER NOT NULL, store INTEGER NOT NULL,
-    rejoining INTEGER NOT NULL
+    node TEXT PRIMARY KEY, incarnation INTEGER NOT NULL, number INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE gone (node TEXT PRIMARY KEY, gone INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE promise (
     election TEXT PRIMARY KEY, term INTEGER NOT NULL, backed TEXT, epoch INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE seal (of TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
 
-TABLES = ("identity", "peer", "promise")
+TABLES = ("identity", "start", "peer", "gone", "promise")
 
 Row = tuple[str | int | None, ...]
 
@@ -57,6 +64,17 @@ UNWRITABLE = {
 
 PATIENCE = 60.0
 """Seconds to wait for another program that has locked the file, such as a backup: a stall, not a failure."""
+
+
+class Conditions(msgspec.Struct, frozen=True):
+    """Under what a node has made its promises."""
+
+    voters: Voters | None = None
+    """None before its first start."""
+    longest_lease: float = 0.0
+    """In seconds: some promise may have been for so long."""
+    rejoin: Rejoin | None = None
+    """It has not rejoined yet, and goes on with that however often it starts."""
 
 
 class Store:
@@ -80,12 +98,17 @@ class Store:
                 f"data directory {directory} cannot be used ({error.strerror}): mend that, or choose another"
                 " with --data"
             ) from None
-        try:
+        with self.opening(node):
             self.open(cluster, node)
-            self.set_incarnation(self.identity["incarnation"] + 1)
+
+    @contextmanager
+    def opening(self, node: NodeId) -> Iterator[None]:
+        """Until the node runs: close it if it cannot be used, and say why. Raises `UserError`."""
+        try:
+            yield
         except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             self.close()
-            raise UserError(f"data directory {directory} {remedy(error, node)}") from None
+            raise UserError(f"data directory {self.directory} {remedy(error, node)}") from None
         except UserError:
             self.close()
             raise
@@ -96,6 +119,12 @@ class Store:
             self.make(path, cluster, node)
         self.database = connect(path)
         self.database.execute("PRAGMA journal_mode=TRUNCATE")
+        tables = {name for (name,) in self.database.execute("SELECT name FROM sqlite_master")}
+        if "promise" in tables and "start" not in tables:
+            raise UserError(
+                f"data directory {self.directory} was made by an earlier version: move it away, and start"
+                f" node {node} with --rejoin"
+            )
         self.examine()
         self.identity = dict(self.rows("identity"))
         for key, value in (("cluster", cluster), ("node", node)):
@@ -112,14 +141,7 @@ class Store:
         new.touch(0o600)
         with contextlib.closing(connect(new)) as self.database:
             self.database.executescript(SCHEMA)
-            number = random.getrandbits(63)
-            identity: dict[str, str | int] = {
-                "cluster": cluster,
-                "node": node,
-                "number": number,
-                "incarnation": 0,
-            }
-            self.write("identity", list(identity.items()))
+            self.write({"identity": [("cluster", cluster), ("node", node)]})
         new.rename(path)
         descriptor = os.open(self.directory, os.O_RDONLY)
         try:
@@ -142,17 +164,17 @@ class Store:
     def rows(self, table: str) -> list[tuple[Any, ...]]:
         return self.database.execute(f"SELECT * FROM {table}").fetchall()
 
-    def write(self, table: str, rows: list[Row]) -> None:
-        """Make these durable in one transaction. Raises `sqlite3.Error` if that fails."""
-        marks = {(table, row[0]): digest(table, row) for row in rows}
+    def write(self, rows: Mapping[str, list[Row]]) -> None:
+        """Make these rows durable, by table, in one transaction. Raises `sqlite3.Error` if that fails."""
+        marks = {(table, row[0]): digest(table, row) for table in rows for row in rows[table]}
         seal = self.seal
         for key, mark in marks.items():
             seal ^= mark ^ self.marks.get(key, 0)
         self.database.execute("BEGIN IMMEDIATE")
         try:
-            self.database.executemany(
-                f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows
-            )
+            for table, some in rows.items():
+                places = ", ".join("?" * len(some[0]))
+                self.database.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", some)
             self.database.execute("INSERT OR REPLACE INTO seal VALUES ('all', ?)", (seal,))
             self.database.execute("COMMIT")
         except sqlite3.Error:
@@ -162,40 +184,86 @@ class Store:
         self.marks.update(marks)
         self.seal = seal
 
-    @property
-    def number(self) -> int:
-        """Drawn when this store was made: a store that was lost has another."""
-        return int(self.identity["number"])
+    # --- which life this is, and who the others are ------------------------------------------------
+
+    def chain(self) -> set[Start]:
+        """Every start of this store, and those of one that was lost."""
+        return {Start(incarnation, number) for number, incarnation in self.rows("start")}
+
+    def begin(self) -> Start:
+        """Another start, later than all before."""
+        newest = max((start.incarnation for start in self.chain()), default=0)
+        start = Start(newest + 1, random.getrandbits(63))
+        self.adopt(start)
+        return start
+
+    def adopt(self, start: Start) -> None:
+        """This start belongs to the chain."""
+        self.write({"start": [(start.number, start.incarnation)]})
+
+    def peers(self) -> dict[NodeId, Start]:
+        """The newest start of each peer that was ever met."""
+        return {peer: Start(incarnation, number) for peer, incarnation, number in self.rows("peer")}
+
+    def remember(self, peer: NodeId, start: Start) -> None:
+        self.write({"peer": [(peer, *start)]})
+
+    # --- what is promised, and under what ----------------------------------------------------------
 
     @property
-    def rejoined(self) -> bool:
-        """This store replaces one that was lost, and has learnt from a quorum what that had promised."""
-        return "rejoined" in self.identity
+    def conditions(self) -> Conditions:
+        said = self.identity.get("conditions")
+        return msgspec.json.decode(said, type=Conditions) if said else Conditions()
 
-    def set_rejoined(self) -> None:
-        self.write("identity", [("rejoined", 1)])
+    def set_conditions(self, conditions: Conditions) -> None:
+        said = msgspec.json.encode(conditions).decode()
+        self.write({"identity": [("conditions", said)]})
+        self.identity["conditions"] = said
 
-    def peers(self) -> dict[NodeId, tuple[int, int, int, bool]]:
-        """The newest life of each peer that was ever met: incarnation, birth, store, rejoining."""
-        return {row[0]: (row[1], row[2], row[3], bool(row[4])) for row in self.rows("peer")}
-
-    def remember(self, peer: NodeId, life: tuple[int, int, int, bool]) -> None:
-        self.write("peer", [(peer, *map(int, life))])
-
-    def set_incarnation(self, incarnation: int) -> None:
-        self.write("identity", [("incarnation", incarnation)])
-        self.incarnation = incarnation
+    def conditions_for(
+        self, voters: Voters, lease: float, rejoin: Rejoin | None, new_members: bool
+    ) -> Conditions:
+        """Under what a node with this configuration may go on. Raises `UserError` if it may not."""
+        known = self.conditions
+        rejoin = rejoin or known.rejoin
+        if known.voters != voters:
+            if known.voters and not new_members:
+                raise UserError(
+                    f"data directory {self.directory} knows other voters, or another quorum, than the cluster"
+                    " file: change them only while all nodes are stopped; then start each of them once with"
+                    " --new-members"
+                )
+            if known.voters and not known.voters.may_become(voters):
+                raise UserError(
+                    f"too many voters change at once: of {', '.join(known.voters.ids)}, which data directory"
+                    f" {self.directory} knows, every quorum must keep one; change fewer at a time"
+                )
+            if new_members:
+                rejoin = rejoin or Rejoin(lost=False)
+        return Conditions(voters, max(known.longest_lease, lease), rejoin)
 
     def prove(self) -> None:
         """Write what is there already, in a small real commit. Raises `sqlite3.Error` if that fails."""
-        self.set_incarnation(self.incarnation)
+        self.write({"identity": [("node", self.identity["node"])]})
 
     def load(self) -> dict[str, Promise]:
         return {row[0]: Promise(*row) for row in self.rows("promise")}
 
-    def commit(self, promises: Iterable[Promise]) -> None:
+    def gone(self) -> frozenset[NodeId]:
+        """Whom an operator has named as gone for good, and who has not rejoined since."""
+        return frozenset(node for node, gone in self.rows("gone") if gone)
+
+    def commit(self, records: Iterable[Record]) -> None:
         """Make these durable in one transaction. Raises `sqlite3.Error` if that fails."""
-        self.write("promise", [(p.election, p.term, p.backed, p.epoch) for p in promises])
+        rows: dict[str, list[Row]] = {}
+        for record in records:
+            if isinstance(record, Gone):
+                rows.setdefault("gone", []).append((record.node, int(record.gone)))
+            else:
+                rows.setdefault("promise", []).append(
+                    (record.election, record.term, record.backed, record.epoch)
+                )
+        self.write(rows)
 
     def close(self) -> None:
         if hasattr(self, "database"):

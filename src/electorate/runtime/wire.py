@@ -1,8 +1,8 @@
 """What goes over the wire: length-prefixed msgpack frames, and the greeting that opens a connection.
 
     dialler                                     acceptor
-    Greeting(cluster, node, to, life)
-                                                Welcome(life)  or  Refused(reason, known)
+    Greeting(cluster, node, to, identity, ...)
+                                                Welcome(identity, ...)  or  Refused(reason, known, ...)
     messages of the core, until it breaks       nothing more
 
 A frame is four bytes of length (big-endian) and one message. The decoder is fed bytes and yields
@@ -14,11 +14,12 @@ a secret, a Challenge and a Proof come in between, and from there on each messag
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Generic, TypeAlias, TypeVar
 
 import msgspec
 
 from electorate.core.bully import Alive, Election, Victory
+from electorate.core.identity import Identity, Start
 from electorate.core.model import (
     Accept,
     Beat,
@@ -39,11 +40,11 @@ from electorate.core.ring import Ack, Coordinator, Echo, Probe, Token
 from electorate.core.zab import FollowerInfo, LeaderInfo, Notification
 from electorate.runtime.secret import SEAL, Seal
 
-PROTOCOL = 1
+PROTOCOL = 2
 FRAME_LIMIT = 1 << 20
 """The longest frame, in bytes."""
-GREETING_LIMIT = 4096
-"""The longest frame that a stranger may send."""
+GREETING_LIMIT = 1 << 16
+"""The longest frame that a stranger may send: room for what is configured of a hundred nodes."""
 
 Word: TypeAlias = (
     Beat
@@ -75,34 +76,39 @@ Word: TypeAlias = (
 
 Incarnation: TypeAlias = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 """Bounded, because the number of a beat bears it in its upper half."""
+Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Digests: TypeAlias = dict[str, Annotated[int, msgspec.Meta(ge=0, lt=2**32)]]
 
 
-class Life(NamedTuple):
-    """One process of a node. `birth` is drawn at random when it starts: two lives with the same incarnation
-    are two processes, of which one does not know what the other has promised. `store` is drawn when the
-    store is made: another one is another memory, believed only if it has asked a quorum what it had
-    promised, or is about to (`rejoining`)."""
+class Said(msgspec.Struct, frozen=True):
+    """An identity, as it is said; see `core.identity`."""
 
-    incarnation: Incarnation
-    birth: int
-    store: int = 0
+    start: tuple[Incarnation, Number]
+    shown: tuple[Incarnation, Number] | None = None
     rejoining: bool = False
 
-    def may_follow(self, earlier: Life) -> bool:
-        """Whether this can be a later life of the same node, or the same life."""
-        if self.incarnation <= earlier.incarnation:
-            return self == earlier
-        return self.store == earlier.store or self.rejoining
+    @classmethod
+    def of(cls, identity: Identity) -> Said:
+        return cls(*identity)
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(Start(*self.start), self.shown and Start(*self.shown), self.rejoining)
 
 
 class Greeting(msgspec.Struct, frozen=True, tag=True):
-    """Who dials, whom it means, and in which life."""
+    """Who dials, whom it means, in which life, and how it is configured."""
 
     protocol: int
     cluster: str
     node: NodeId
     to: NodeId
-    life: Life
+    said: Said
+    known: tuple[Incarnation, Number] | None = None
+    """The newest start of the acceptor that the dialler remembers; it wants to see it in the Welcome."""
+    safety: Digests = {}
+    rest: Digests = {}
+    """A digest of each key that is configured (`core.configuration`)."""
     nonce: bytes = b""
     """With a secret: never used before, so that an answer to it cannot be old."""
 
@@ -121,15 +127,18 @@ class Proof(msgspec.Struct, frozen=True, tag=True):
 class Welcome(msgspec.Struct, frozen=True, tag=True):
     """Who answers, in which life, and what its user wants others to know of it."""
 
-    life: Life
+    said: Said
     metadata: dict[str, str] = {}
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """Why the greeting is not accepted; `known` is the newest incarnation of the dialler that was met."""
+    """Why the greeting is not accepted."""
 
     reason: str
-    known: Annotated[int, msgspec.Meta(ge=0, lt=2**31 - 1)] = 0
+    known: tuple[Incarnation, Number] | None = None
+    """The newest start of the dialler that is remembered: it must show that one."""
+    differs: tuple[str, ...] = ()
+    """The keys in which the two are configured otherwise."""
 
 
 class WireError(Exception):

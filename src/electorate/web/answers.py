@@ -55,6 +55,12 @@ class Status(msgspec.Struct):
     elections: list[Standing]
     total: int
     peers: dict[NodeId, str]
+    differs: dict[NodeId, tuple[str, ...]]
+    """In which keys a peer is configured otherwise, where safety does not rest on it."""
+    waiting: str | None
+    """Why this node does not vote yet."""
+    awaits: tuple[NodeId, ...] | None
+    """While it rejoins: for whom it waits."""
     ignored: dict[str, int]
 
 
@@ -79,10 +85,11 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
 class Transfer(msgspec.Struct, forbid_unknown_fields=True):
-    """Let `to` lead the election."""
+    """Let `to` lead the election; by `force`, though its position is behind."""
 
     election: Name
     to: Name
+    force: bool = False
 
 
 class Resign(msgspec.Struct, forbid_unknown_fields=True):

@@ -150,8 +150,8 @@ class Api:
         host = self.host
         if host.stopping or host.failed.done():
             return "it is stopping"
-        if host.node.recalled is not None:
-            return "it has lost its store, and has not yet heard from a quorum what it had promised"
+        if host.waiting:
+            return host.waiting
         if any(election.view.leader is not None for election in host.node.elections.values()):
             return None
         if host.node.membership.is_quorum(host.node.reachable):
@@ -170,6 +170,9 @@ class Api:
             elections=elections,
             total=len(host.node.elections),
             peers=host.peers(),
+            differs=host.differing(),
+            waiting=host.waiting,
+            awaits=host.awaited,
             ignored=host.ignored(),
         )
         return reply(status)
@@ -220,12 +223,11 @@ class Api:
 
     async def hand_over(self, wish: Transfer) -> Response:
         self.require_leadership(wish.election)
-        with self.host.awaiting(wish.election, lambda leader, term: leader == wish.to) as led:
-            try:
-                self.host.transfer(wish.election, wish.to)
-            except ValueError as error:
-                raise HTTPException(409, str(error)) from None
-            return await self.outcome(wish.election, led)
+        try:
+            with self.host.transferring(wish.election, wish.to, wish.force) as led:
+                return await self.outcome(wish.election, led)
+        except ValueError as error:
+            raise HTTPException(409, str(error)) from None
 
     async def resign(self, request: Request) -> Response:
         return await self.command(request, Resign, self.give_up)
@@ -256,6 +258,8 @@ class Api:
                 timeout=deadline - now(),
                 return_when=asyncio.FIRST_COMPLETED,
             )
+        if led.done():
+            led.result()
         return reply(self.known_leader(election), 200 if led.done() else 202)
 
     async def command(
