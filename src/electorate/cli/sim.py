@@ -12,18 +12,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from electorate.check.flaws import flawed
-from electorate.core.model import Beat, QuorumRule, Settings, Support
+from electorate.core.model import Beat, QuorumRule, Support
 from electorate.errors import UserError
-from electorate.sim.faults import GAPS, Level, plan_for
+from electorate.sim.faults import GAPS
 from electorate.sim.run import Outcome, storm, summary
 from electorate.sim.scenario import Play, load, shipped
+from electorate.sim.shapes import ALGORITHMS, RINGS, Wanted, describe
 from electorate.sim.stage import Stage, read
 from electorate.sim.swarm import swarm
 from electorate.sim.trace import Entry, record, tell
 from electorate.sim.world import World
 
-ALGORITHMS = ("bully", "ring", "raft", "zab")
-RINGS = ("tanenbaum", "chang-roberts", "hirschberg-sinclair")
 LEVELS = ("calm", *GAPS)
 
 SPLIT_BRAIN = """\
@@ -33,51 +32,69 @@ elect: each side of a partition believes the other side dead, and elects its own
 
 
 def sim(
-    algorithm: Annotated[str, typer.Argument(help="bully, ring, raft or zab.")] = "raft",
-    nodes: Annotated[int, typer.Option(min=1, max=2000, help="How many nodes.")] = 5,
+    algorithm: Annotated[
+        str, typer.Argument(help="bully, ring (any of the three), raft, zab, or a ring by its name.")
+    ] = "raft",
+    nodes: Annotated[
+        int, typer.Option(min=0, max=2000, help="How many nodes (default: 5; in a storm, drawn).")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="One number decides everything that is random.")] = 1,
     seeds: Annotated[int, typer.Option(min=0, help="Run so many seeds, from --seed on, on all cores.")] = 0,
-    faults: Annotated[str, typer.Option(help="calm, rough or hostile.")] = "calm",
+    faults: Annotated[str, typer.Option(help="calm, or a storm: rough or hostile.")] = "calm",
     seconds: Annotated[float, typer.Option("--for", min=0.0, help="Simulated seconds.")] = 0.0,
     quorum: Annotated[
-        str, typer.Option(help="majority, or textbook: whoever is believed alive.")
-    ] = "majority",
-    ring: Annotated[str, typer.Option(help=f"Which ring: {', '.join(RINGS)}.")] = "tanenbaum",
+        str,
+        typer.Option(
+            help="majority, weighted, hierarchical, or textbook: whoever is believed alive "
+            "(default: majority; in a storm, drawn)."
+        ),
+    ] = "",
+    ring: Annotated[str, typer.Option(help=f"Which ring: {', '.join(RINGS)}.")] = "",
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Equal nodes and default settings, in a storm as well.")
+    ] = False,
     scenario: Annotated[str, typer.Option(help="A scenario file or the name of a shipped one; `list`.")] = "",
     replay: Annotated[Path | None, typer.Option(help="A schedule that `elect check` has written.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
     """Run an election in virtual time and tell its story, or hunt through many seeds for a violation.
 
+    A storm draws the cluster that it strikes from the seed as well: how many nodes, who only votes or
+    listens, the rule for a quorum, who wants to lead, and every option that changes behaviour. What is
+    asked for by an option is not drawn.
+
     Exit code 0: every invariant held. 1: one was violated, or a scenario did not go as it should.
     """
     if scenario == "list":
         return list_scenarios()
-    check_words(algorithm, faults, quorum, ring)
+    for what, word, words in (
+        ("algorithm", algorithm, ALGORITHMS),
+        ("--faults", faults, LEVELS),
+        ("--quorum", quorum, ("", *QuorumRule)),
+        ("--ring", ring, ("", *RINGS)),
+    ):
+        if word not in words:
+            raise UserError(f"{what} '{word}' is not one of {', '.join(filter(None, words))}")
     if replay:
         return play_schedule(replay, as_json)
     if scenario:
         return play(scenario, as_json)
-    settings = Settings(algorithm=algorithm, ring=ring)  # type: ignore[arg-type]
-    level: Level = faults  # type: ignore[assignment]
-    seconds = seconds or {"calm": 2.0, "rough": 20.0, "hostile": 20.0}[level]
-    rule = QuorumRule(quorum)
+    wanted = Wanted(
+        algorithm=ring if ring and algorithm == "ring" else algorithm,
+        level=faults,  # type: ignore[arg-type]
+        nodes=nodes or None,
+        quorum=QuorumRule(quorum) if quorum else None,
+        plain=plain,
+    )
+    seconds = seconds or {"calm": 2.0, "rough": 20.0, "hostile": 20.0}[faults]
     if seeds:
-        return hunt(settings, level, nodes, range(seed, seed + seeds), seconds, rule, as_json)
-    world = storm(plan_for(level, seed, nodes, settings, rule), seed, level, seconds, record=True)
+        return hunt(wanted, range(seed, seed + seeds), seconds, as_json)
+    plan = wanted.plan(seed)
+    world = storm(plan, seed, wanted.level, seconds, record=True)
     tell_story(world, as_json)
-    sys.exit(show(summary(world), as_json, textbook=rule is QuorumRule.TEXTBOOK))
-
-
-def check_words(algorithm: str, faults: str, quorum: str, ring: str) -> None:
-    for what, word, words in (
-        ("algorithm", algorithm, ALGORITHMS),
-        ("--faults", faults, LEVELS),
-        ("--quorum", quorum, tuple(QuorumRule)),
-        ("--ring", ring, RINGS),
-    ):
-        if word not in words:
-            raise UserError(f"{what} '{word}' is not one of {', '.join(words)}")
+    if not as_json:
+        print(f"\n{describe(plan)}")
+    sys.exit(show(summary(world), as_json, wanted.quorum))
 
 
 def list_scenarios() -> None:
@@ -94,7 +111,7 @@ def play(name: str, as_json: bool) -> None:
     tell_story(world, as_json)
     for failure in play.failures:
         print(json_line({"kind": "failure", "what": failure}) if as_json else f"NOT AS EXPECTED: {failure}")
-    show(summary(world), as_json, textbook=scenario.quorum is QuorumRule.TEXTBOOK)
+    show(summary(world), as_json, scenario.quorum)
     sys.exit(1 if play.failures else 0)
 
 
@@ -136,7 +153,7 @@ def json_line(content: Any) -> str:
     return msgspec.json.encode(content).decode()
 
 
-def show(outcome: Outcome, as_json: bool, textbook: bool) -> int:
+def show(outcome: Outcome, as_json: bool, quorum: QuorumRule | None) -> int:
     """Print what the run came to; returns the exit code."""
     if as_json:
         print(json_line({"kind": "summary", **msgspec.to_builtins(outcome)}))
@@ -153,52 +170,44 @@ def show(outcome: Outcome, as_json: bool, textbook: bool) -> int:
         print(f"              and {len(outcome.violations) - 5} more")
     if not outcome.violations:
         print("violations    none")
-    elif textbook and any(v.startswith(("I1", "I2")) for v in outcome.violations):
+    elif quorum is QuorumRule.TEXTBOOK and any(v.startswith(("I1", "I2")) for v in outcome.violations):
         print(f"\n{SPLIT_BRAIN}")
     return 1 if outcome.violations else 0
 
 
-def hunt(
-    settings: Settings,
-    level: Level,
-    nodes: int,
-    seeds: range,
-    seconds: float,
-    rule: QuorumRule,
-    as_json: bool,
-) -> None:
+def hunt(wanted: Wanted, seeds: range, seconds: float, as_json: bool) -> None:
     """Run every seed until one is violated; say how to see it again."""
     done = events = 0
-    availability = 0.0
+    availability = settled = 0.0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     progress = Progress(*columns, console=Console(stderr=True), disable=as_json or not sys.stderr.isatty())
     with progress:
-        task = progress.add_task(f"{settings.algorithm}, {nodes} nodes, {level}", total=len(seeds))
-        for outcome in swarm(settings, level, nodes, seeds, seconds, rule):
+        task = progress.add_task(f"{wanted.algorithm}, {wanted.level}", total=len(seeds))
+        for outcome in swarm(wanted, seeds, seconds):
             progress.advance(task)
-            done, events, availability = (
-                done + 1,
-                events + outcome.events,
-                availability + outcome.availability,
-            )
+            done, events = done + 1, events + outcome.events
+            availability += outcome.availability
+            settled = max(settled, outcome.settled or 0.0)
             if outcome.violations:
                 progress.stop()
-                code = show(outcome, as_json, rule is QuorumRule.TEXTBOOK)
+                code = show(outcome, as_json, wanted.quorum)
                 if not as_json:
-                    print(f"\nreplay        {again(settings, level, nodes, outcome.seed, seconds, rule)}")
+                    print(f"\nshape         {describe(wanted.plan(outcome.seed))}")
+                    print(f"replay        {again(wanted, outcome.seed, seconds)}")
                 sys.exit(code)
     share = availability / done
     if as_json:
         result = {"seeds": done, "violations": 0, "events": events, "availability": round(share, 4)}
-        print(json_line({"kind": "summary", **result}))
+        print(json_line({"kind": "summary", **result, "settled": round(settled, 4)}))
     else:
         print(f"{done} seeds, {events:,} events, no violation; a lease was held {share:.1%} of the time")
+        print(f"after the storm, all agreed within {settled:.2f} s")
 
 
-def again(settings: Settings, level: Level, nodes: int, seed: int, seconds: float, rule: QuorumRule) -> str:
+def again(wanted: Wanted, seed: int, seconds: float) -> str:
     """The command that shows this seed's story."""
-    ring = f" --ring {settings.ring}" if settings.algorithm == "ring" else ""
-    return (
-        f"elect sim {settings.algorithm} --nodes {nodes} --seed {seed} --faults {level} --for {seconds:g}"
-        f" --quorum {rule}{ring}"
-    )
+    options = [f"--nodes {wanted.nodes}"] if wanted.nodes else []
+    options += [f"--seed {seed} --faults {wanted.level} --for {seconds:g}"]
+    options += [f"--quorum {wanted.quorum}"] if wanted.quorum else []
+    options += ["--plain"] if wanted.plain else []
+    return f"elect sim {wanted.algorithm} {' '.join(options)}"

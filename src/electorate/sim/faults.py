@@ -14,9 +14,10 @@ from typing import Literal
 
 import msgspec
 
+from electorate.core.identity import Rejoin, Verdict
 from electorate.core.model import Member, Membership, NodeId, QuorumRule, Settings, Timing
 from electorate.sim.network import Delay, Weather
-from electorate.sim.world import COMMIT, Host, Plan, World
+from electorate.sim.world import COMMIT, Host, Plan, Store, World
 
 Level = Literal["calm", "rough", "hostile"]
 
@@ -72,15 +73,21 @@ def weather_for(level: Level, random: Random) -> Weather:
 
 
 class Storm:
-    """Strikes a world with one fault after another until a given time, then makes it calm again."""
+    """Strikes a world with one fault after another until a given time, then leaves it as clusters are left:
+    connected, but for a minority that stays down, and for users who do not want to lead any more."""
 
     def __init__(self, world: World, level: Level, until: float) -> None:
         self.world = world
         self.random = world.random
         self.until = until
+        self.over = False
+        self.forgetful: set[NodeId] = set()
+        """Whose store has been replaced, and who does not rejoin yet."""
         if level != "calm":
             self.low, self.high = GAPS[level]
-            self.strikes = ROUGH if level == "rough" else HOSTILE
+            strikes = ROUGH if level == "rough" else HOSTILE
+            alone = len(world.hosts) == 1
+            self.strikes = [strike for strike in strikes if not (alone and strike in AMONG_SEVERAL)]
             self.next_strike()
 
     def next_strike(self) -> None:
@@ -95,20 +102,50 @@ class Storm:
         self.next_strike()
 
     def calm(self, *_: object) -> None:
-        """The faults stop: everybody runs, everybody is connected, everybody wants to lead."""
+        """The faults stop: everybody is connected, and who is not left down runs."""
         world = self.world
-        world.note("fault", "", None, "the faults stop")
+        self.over = True
+        self.tell("the faults stop")
         world.change_weather(Weather(delay=Delay("uniform", 0.0005, 0.0015)))
+        left = self.left_down()
+        for id in left:
+            world.hosts[id].crash()
         world.heal()
         for host in world.hosts.values():
             host.commit_time = COMMIT
             host.sends_left = None
             host.go_on()
-            if not host.up:
-                host.start()
-            for election in world.plan.elections:
-                if host.id in world.plan.membership.candidates:
+            if host.id not in left:
+                self.bring_up(host, frozenset(left))
+        reconsider = self.random.random() < 0.5
+        for election in world.plan.elections:
+            for host in world.hosts.values():
+                host.vacate(election)
+                if reconsider and host.id in world.plan.membership.candidates:
                     host.wish("contend", election)
+
+    def left_down(self) -> list[NodeId]:
+        """Half of the time, some that stay down for good: the others are still a quorum, and can tell those
+        of them that rejoin what these have promised."""
+        membership = self.world.plan.membership
+        left: list[NodeId] = []
+        hosts = list(self.world.hosts)
+        self.random.shuffle(hosts)
+        for id in hosts if self.random.random() < 0.5 else ():
+            rest = [voter for voter in membership.voters if voter not in (*left, id)]
+            enough = membership.is_quorum(rest) and membership.candidates & set(rest)
+            if self.random.random() < 0.7 and enough and self.can_spare({*left, id}):
+                left.append(id)
+        return left
+
+    def bring_up(self, host: Host, left: frozenset[NodeId]) -> None:
+        """Let it run, and rejoin without those that are left down, if it must."""
+        voters = frozenset(self.world.plan.membership.voters)
+        if host.id in self.in_doubt():
+            host.crash()
+            host.start(Rejoin(without=left & voters))
+        elif not host.up:
+            host.start()
 
     # --- the faults
 
@@ -123,12 +160,23 @@ class Storm:
         leaders = [host for host in self.world.hosts.values() if host.up and host.node.leading]
         return self.random.choice(leaders) if leaders and self.random.random() < 0.6 else self.any_host()
 
+    def some_hosts(self) -> list[Host]:
+        hosts = list(self.world.hosts.values())
+        return self.random.sample(hosts, min(len(hosts), self.random.choice((1, 1, 2, 3))))
+
+    def others(self, host: Host) -> list[Host]:
+        return [other for other in self.world.hosts.values() if other is not host]
+
     def pair(self) -> tuple[Host, Host]:
         first, second = self.random.sample(list(self.world.hosts.values()), 2)
         return first, second
 
     def later(self, low: float, high: float, action: Callable[..., None], *arguments: object) -> None:
-        self.world.after(self.random.uniform(low, high), lambda *_: action(*arguments))
+        def act(*_: object) -> None:
+            if not self.over:
+                action(*arguments)
+
+        self.world.after(self.random.uniform(low, high), act)
 
     def crash(self) -> None:
         self.bring_down(self.target())
@@ -154,6 +202,92 @@ class Storm:
         if host.up:
             host.sends_left = self.random.randint(1, 6)
             self.later(0.2, 0.6, self.restart, host)
+
+    def lose_stores(self) -> None:
+        """Some lose their stores and rejoin, at times without one that is believed to be gone for good; often
+        one that leads is cut off meanwhile, or is that very one."""
+        leaders = [host for host in self.world.hosts.values() if host.up and host.node.leading]
+        besieged = self.random.choice(leaders) if leaders and self.random.random() < 0.5 else None
+        hosts = [host for host in self.some_hosts() if host is not besieged]
+        ids = {host.id for host in hosts}
+        without = set[NodeId]()
+        if others := [id for id in self.world.plan.membership.voters if id not in ids]:
+            absent = besieged.id if besieged and besieged.id in others else self.random.choice(others)
+            without = {absent} if self.random.random() < 0.4 else without
+        if not (ids and self.can_spare(ids | without)):
+            return
+        story = f" without {' '.join(without)}" if without else ""
+        self.tell(f"the stores of {' '.join(sorted(ids))} are lost; they rejoin{story}")
+        if besieged is not None:
+            self.cut_off(besieged)
+        for host in hosts:
+            host.crash()
+            host.replace_store(Store(rejoin=Rejoin(without=frozenset(without))))
+            self.later(0.001, 0.02 if besieged else 0.5, self.restart, host)
+
+    def cut_off(self, host: Host) -> None:
+        others = tuple(id for id in self.world.hosts if id != host.id)
+        self.tell(f"partition: {host.id} | {' '.join(others)}")
+        self.world.split((host.id,), others)
+        self.later(0.1, 0.8, self.world.heal)
+
+    def forget_store(self) -> None:
+        """One comes back without its store as if nothing had happened: it must be told to rejoin."""
+        host = self.any_host()
+        if self.can_spare({host.id}) and all(host.id in o.store.met for o in self.others(host)):
+            self.tell(f"{host.id} loses its store")
+            self.replace_store(host, Store())
+
+    def copy_store(self) -> None:
+        host = self.any_host()
+        host.copy = host.store.copy()
+
+    def roll_back(self) -> None:
+        """An old copy of a store is put back. It has started since, as all others know."""
+        host = self.any_host()
+        since = host.copy.incarnation
+        noticed = all(
+            o.store.met[host.id].incarnation > since if host.id in o.store.met else False
+            for o in self.others(host)
+        )
+        if since and noticed and self.can_spare({host.id}):
+            self.tell(f"the store of {host.id} is rolled back")
+            self.replace_store(host, host.copy.copy())
+
+    def replace_store(self, host: Host, store: Store) -> None:
+        host.crash()
+        host.replace_store(store)
+        self.forgetful.add(host.id)
+        self.later(0.001, 0.1, self.restart, host)
+        self.later(0.2, 0.8, self.mend)
+
+    def mend(self) -> None:
+        """Operators look after those that must rejoin."""
+        for host in self.world.hosts.values():
+            if host.store.rejoin is None and host.id in self.in_doubt():
+                self.tell(f"{host.id} is told to rejoin")
+                host.crash()
+                host.start(Rejoin())
+            if host.store.rejoin is not None:
+                self.forgetful.discard(host.id)
+
+    def in_doubt(self) -> set[NodeId]:
+        """Who rejoins, or must. The word of one who must rejoin itself does not count."""
+        hosts = self.world.hosts.values()
+        rejoins = {host.id: host.store.rejoin for host in hosts if host.store.rejoin is not None}
+        doubtful = self.forgetful.union(rejoins, *(rejoin.without for rejoin in rejoins.values()))
+        sound = [host for host in hosts if host.id not in doubtful]
+        return doubtful | {
+            host.id
+            for host in sound
+            if any(other.judges(host) is not Verdict.WELCOME for other in sound if other is not host)
+        }
+
+    def can_spare(self, ids: set[NodeId]) -> bool:
+        """Whether the others, but for those in doubt, know all that a quorum may have done."""
+        membership = self.world.plan.membership
+        doubtful = self.in_doubt() | ids
+        return not membership.is_quorum([voter for voter in membership.voters if voter in doubtful])
 
     def pause(self) -> None:
         host = self.target()
@@ -205,23 +339,37 @@ class Storm:
         self.later(0.1, 1.0, setattr, host, "commit_time", COMMIT)
 
     def wish(self) -> None:
-        """The user wants something: resign, transfer, withdraw, contend, a new position."""
+        """The user of a node wants something, whether it makes sense there or not."""
         host, election = self.target(), self.random.choice(self.world.plan.elections)
-        match self.random.choice(("resign", "transfer", "transfer", "withdraw", "contend", "position")):
+        match self.random.choice(WISHES):
             case "transfer":
                 host.wish("transfer", election, self.any_host().id)
-            case "position":
-                self.any_host().wish("set_position", election, self.random.randint(0, 3))
+            case "set_position":
+                self.any_host().wish("set_position", election, self.random.randint(0, 5))
             case "withdraw":
                 host.wish("withdraw", election)
-                self.later(0.1, 0.5, host.wish, "contend", election)
+                if self.random.random() < 0.7:
+                    self.later(0.1, 0.5, host.wish, "contend", election)
+            case "contend":
+                self.any_host().wish("contend", election)
+            case "occupy":
+                host.occupy(election)
+                self.later(0.0, 1.0, host.vacate, election)
+            case "vacate":
+                host.vacate(election)
             case wish:
                 host.wish(wish, election)
 
 
-ROUGH = (Storm.crash, Storm.pause, Storm.split, Storm.cut, Storm.slow, Storm.slow_disk, Storm.wish)
+ROUGH = (
+    *(Storm.crash, Storm.pause, Storm.split, Storm.cut, Storm.slow, Storm.slow_disk, Storm.wish),
+    *(Storm.lose_stores, Storm.mend),
+)
 HOSTILE = (
     *(Storm.crash, Storm.crash_voters, Storm.crash_voters, Storm.crash_in_step, Storm.crash_in_step),
     *(Storm.pause, Storm.pause, Storm.split, Storm.split, Storm.one_way, Storm.one_way, Storm.deafen),
     *(Storm.part_pair, Storm.part_pair, Storm.cut, Storm.slow, Storm.slow_disk, Storm.wish, Storm.wish),
+    *(Storm.lose_stores, Storm.forget_store, Storm.copy_store, Storm.copy_store, Storm.roll_back, Storm.mend),
 )
+AMONG_SEVERAL = (Storm.split, Storm.one_way, Storm.part_pair, Storm.cut, Storm.slow)
+WISHES = ("contend", "withdraw", "resign", "transfer", "transfer", "set_position", "occupy", "vacate")

@@ -65,8 +65,10 @@ class Link:
     __slots__ = (
         "arrived",
         "blocked",
+        "blocked_at",
         "delay",
         "fair",
+        "life",
         "session",
         "slow",
         "source",
@@ -82,7 +84,10 @@ class Link:
         self.expose()
         self.session = 0
         """The number of the present connection, or 0 while there is none."""
+        self.life = 0
+        """To which process of the target it leads."""
         self.blocked = False
+        self.blocked_at = 0.0
         self.slow = 0.0
         """Seconds added to every delay."""
         self.arrived = 0.0
@@ -147,11 +152,27 @@ class Link:
             self.world.note("lost", self.source, self.target, message)
         elif self.blocked:
             self.stick(message)
+        elif (target := self.world.hosts[self.target]).life == self.life and target.up:
+            target.receive(self.source, message)
         else:
-            self.world.hosts[self.target].receive(self.source, message)
+            self.world.note("lost", self.source, self.target, message)
+            self.find_broken()
+
+    def open(self, session: int) -> None:
+        """A connection stands, to the process that the target runs now."""
+        self.session, self.life = session, self.world.hosts[self.target].life
+
+    def find_broken(self) -> None:
+        """If the process at the other end is gone, the source learns that its connection has broken."""
+        world, target = self.world, self.world.hosts[self.target]
+        gone = not target.up or target.life != self.life
+        if self.session and gone and not world.links[self.target, self.source].blocked:
+            delay = self.delay.draw(world.random)
+            world.after(delay, world.hosts[self.source].broken, self.target, self.session)
 
     def block(self) -> None:
-        self.blocked = True
+        if not self.blocked:
+            self.blocked, self.blocked_at = True, self.world.now
 
     def unblock(self) -> None:
         self.blocked = False

@@ -25,12 +25,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from electorate.core.identity import Rejoin, Verdict
 from electorate.core.model import Member, Membership, NodeId, QuorumRule, Role, Settings, Timing
 from electorate.errors import UserError
 from electorate.sim.faults import ids
 from electorate.sim.network import Weather
 from electorate.sim.run import settle
-from electorate.sim.world import COMMIT, Host, Plan, World
+from electorate.sim.world import COMMIT, Host, Plan, Store, World
 
 SHIPPED = files("electorate.sim") / "scenarios"
 
@@ -50,6 +51,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     timing: dict[str, float] = {}
     weather: Weather = Weather()
     elections: tuple[str, ...] = ("main",)
+    listed: bool = True
+    """Whether the nodes know these elections before anybody speaks of them."""
     contenders: list[NodeId] | None = None
     fast_failover: bool = True
     violates: list[str] = []
@@ -63,7 +66,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         settings = {**self.settings, "algorithm": self.algorithm, "timing": self.timing}
         return Plan(
             membership=Membership(members, self.quorum),
-            settings=msgspec.convert({**settings, "elections": self.elections}, Settings),
+            settings=msgspec.convert(
+                {**settings, "elections": self.elections if self.listed else None}, Settings
+            ),
             weather=self.weather,
             elections=tuple(self.elections),
             contenders=None if self.contenders is None else tuple(self.contenders),
@@ -243,19 +248,28 @@ class Play:
                 host.start()
 
     def rejoin(self, words: list[str], election: str) -> None:
-        """Start a node whose store is lost, as `elect node --rejoin` would: as one that nobody has met."""
+        """`rejoin a b without c`: their stores are lost, so each starts with `--rejoin --without c`."""
+        ids, without = words, frozenset[NodeId]()
+        if "without" in words:
+            at = words.index("without")
+            ids, without = words[:at], frozenset(words[at + 1 :])
+        hosts = [self.host(word, election) for word in ids]
+        for host in hosts:
+            host.crash()
+            host.replace_store(Store())
+        for host in hosts:
+            host.start(Rejoin(without=without))
+
+    def copy(self, words: list[str], election: str) -> None:
+        """`copy a`: of its store, as it is now."""
         host = self.host(words[0], election)
-        host.crash()
-        host.lose_store()
-        others = [other for other in self.world.hosts.values() if other is not host]
-        host.incarnation = max(other.node.peers[host.id].incarnation for other in others)
-        host.start(rejoin=True)
+        host.copy = host.store.copy()
 
     def roll_back(self, words: list[str], election: str) -> None:
-        """Start a node whose store is lost, as if nothing had happened."""
+        """Start a node with the last copy of its store, or with an empty one, as if nothing had happened."""
         host = self.host(words[0], election)
         host.crash()
-        host.lose_store()
+        host.replace_store(host.copy.copy())
         host.start()
 
     def pause(self, words: list[str], election: str) -> None:
@@ -330,13 +344,11 @@ class Play:
 
     def occupy(self, words: list[str], election: str) -> None:
         """`occupy leader`: work that rests on the leadership begins."""
-        host = self.host(words[0], election)
-        host.begin_work(election, host.node.elections[election].leader_term)
+        self.host(words[0], election).occupy(election)
 
     def vacate(self, words: list[str], election: str) -> None:
         """`vacate a`: that work has ended."""
-        host = self.host(words[0], election)
-        host.end_work(election, host.node.elections[election].leader_term)
+        self.host(words[0], election).vacate(election)
 
     def position(self, words: list[str], election: str) -> None:
         """`position a 17`: the data of a is that fresh."""
@@ -388,7 +400,13 @@ class Play:
     def expect_refuses(self, words: list[str], election: str) -> str | None:
         """`refuses a b`: a takes no greeting from b, whose store has been lost or rolled back."""
         host, peer = (self.host(word, election) for word in words)
-        return "it is welcome" if host.recognises(peer) else None
+        return "it is welcome" if host.judges(peer) is Verdict.WELCOME else None
+
+    def expect_awaits(self, words: list[str], election: str) -> str | None:
+        """`awaits a b c`: a rejoins, and waits for b and c; `awaits a nobody`."""
+        awaited = self.host(words[0], election).awaits
+        met = (awaited or ("nobody",)) == tuple(words[1:])
+        return None if met else f"it waits for {' and '.join(awaited or ('nobody',))}"
 
     def expect_sent(self, words: list[str], election: str) -> str | None:
         """`sent PreVote`, `sent no RequestVote`, `sent 4 Token`, `sent at most 8 Token`: since the last time
@@ -429,6 +447,7 @@ EXPECTATIONS: dict[str, Verb] = {
     "role": Verb(Play.expect_role, "NODE ROLE"),
     "follows": Verb(Play.expect_follows, "NODE NODE or NODE nobody"),
     "refuses": Verb(Play.expect_refuses, "NODE NODE"),
+    "awaits": Verb(Play.expect_awaits, "NODE NODE... or NODE nobody"),
     "sent": Verb(
         Play.expect_sent,
         "MESSAGE or no MESSAGE or NUMBER MESSAGE or at most NUMBER MESSAGE or at least NUMBER MESSAGE",
@@ -438,7 +457,8 @@ EXPECTATIONS: dict[str, Verb] = {
 VERBS: dict[str, Verb] = {
     "crash": Verb(Play.crash, "NODE..."),
     "restart": Verb(Play.restart, "NODE..."),
-    "rejoin": Verb(Play.rejoin, "NODE"),
+    "rejoin": Verb(Play.rejoin, "NODE... or NODE... without NODE..."),
+    "copy": Verb(Play.copy, "NODE"),
     "roll-back": Verb(Play.roll_back, "NODE"),
     "pause": Verb(Play.pause, "NODE"),
     "continue": Verb(Play.go_on, "[NODE]"),

@@ -187,12 +187,12 @@ class Stage(World):
     def connect(self, words: list[str]) -> None:
         for a, b in (words, words[::-1]):
             self.sessions += 1
-            self.links[a, b].session = self.sessions
+            self.links[a, b].open(self.sessions)
         for a, b in (words, words[::-1]):
             if self.hosts[a].node.peers[b].connected:
                 self.act(self.hosts[a], "lost", b, False)
         for a, b in (words, words[::-1]):
-            self.act(self.hosts[a], "connected", b, self.hosts[b].incarnation)
+            self.act(self.hosts[a], "connected", b, self.hosts[b].node.incarnation)
 
     def sever(self, words: list[str]) -> None:
         for a, b in (words, words[::-1]):
@@ -202,7 +202,7 @@ class Stage(World):
 
     def commit(self, words: list[str]) -> None:
         host = self.hosts[words[0]]
-        host.committed(host.incarnation)
+        host.committed(host.life)
         self.settle_disk(host)
 
     # --- what they have in common
@@ -222,7 +222,7 @@ class Stage(World):
                     self.torn = None
                     host.committing = []
                     return
-                host.committed(host.incarnation)
+                host.committed(host.life)
             for entry in self.to_itself(host):
                 self.queue.remove(entry)
                 host.hear_myself(entry[3], entry[4])

@@ -7,21 +7,13 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
 
-from electorate.core.model import QuorumRule, Settings
-from electorate.sim.faults import Level
-from electorate.sim.run import Outcome, simulate
+from electorate.sim.run import Outcome, storm, summary
+from electorate.sim.shapes import Wanted
 
 
-def swarm(
-    settings: Settings,
-    level: Level,
-    nodes: int,
-    seeds: range,
-    seconds: float,
-    rule: QuorumRule = QuorumRule.MAJORITY,
-) -> Iterator[Outcome]:
+def swarm(wanted: Wanted, seeds: range, seconds: float) -> Iterator[Outcome]:
     """Run every seed and yield its outcome as it comes; the caller may stop at the first violation."""
-    run = partial(one, settings=settings, level=level, nodes=nodes, seconds=seconds, rule=rule)
+    run = partial(one, wanted=wanted, seconds=seconds)
     workers = os.cpu_count() or 1
     waiting = iter(seeds)
     with ProcessPoolExecutor(workers) as pool:
@@ -36,5 +28,5 @@ def swarm(
             pool.shutdown(cancel_futures=True)
 
 
-def one(seed: int, settings: Settings, level: Level, nodes: int, seconds: float, rule: QuorumRule) -> Outcome:
-    return simulate(level, seed, nodes, seconds, settings=settings, rule=rule)
+def one(seed: int, wanted: Wanted, seconds: float) -> Outcome:
+    return summary(storm(wanted.plan(seed), seed, wanted.level, seconds))

@@ -6,7 +6,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from electorate.core.model import ElectionMessage, Message, NodeId, Role, View
+from electorate.core.model import (
+    Awaiting,
+    ElectionMessage,
+    Message,
+    NodeId,
+    Notice,
+    Role,
+    TransferLapsed,
+    View,
+)
 
 
 class Entry(NamedTuple):
@@ -47,6 +56,12 @@ def sentence(entry: Entry) -> str | None:
             return f"{node} finds its connection to {peer} broken"
         case "refused":
             return f"{node} is refused by {peer}: {what}"
+        case "notice" if isinstance(what, Awaiting):
+            return f"{node} rejoins, and waits for {', '.join(what.nodes) or 'more than there are'}"
+        case "notice" if isinstance(what, TransferLapsed):
+            return f"{node} keeps {what.election}: its transfer to {what.heir} has come to nothing"
+        case "notice":
+            return f"{node} has rejoined"
         case "view" if isinstance(what, View):
             return f"{node} {becoming(what)}"
         case "fault" | "violation" | "story":
@@ -92,7 +107,7 @@ def wording(message: object) -> str:
 def record(entry: Entry) -> dict[str, Any]:
     """The entry as a JSON object."""
     what = entry.what
-    if isinstance(what, Message | View):
+    if isinstance(what, Message | View | Notice):
         what = {"type": type(what).__name__, **msgspec.structs.asdict(what)}
     return {
         "t": round(entry.time, 6),

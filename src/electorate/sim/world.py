@@ -15,16 +15,19 @@ from typing import Any
 
 import msgspec
 
-from electorate.core.identity import Rejoin, Start
+from electorate.core.identity import Identity, Rejoin, Start, Verdict, judge
 from electorate.core.model import (
+    Awaiting,
+    Beat,
     Effect,
-    Gone,
     Membership,
     Message,
     NodeId,
     Notice,
     Promise,
+    Rank,
     Record,
+    Rejoined,
     Settings,
     Term,
     Timer,
@@ -53,12 +56,35 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     elections: tuple[str, ...] = ("main",)
     contenders: tuple[NodeId, ...] | None = None
     """Who wants to lead (None: all who may)."""
+    abstaining: frozenset[tuple[str, NodeId]] = frozenset()
+    """Of those, who does not want to lead which election."""
+    positions: dict[tuple[str, NodeId], int] = {}
+    """How fresh a node's data is at first, by election."""
     fast_failover: bool = True
     """A refused connection proves that the process is gone."""
     work: float | None = None
     """Each leader has work that rests on its leadership; asked to end it, it takes up to so many seconds."""
     skew: bool = False
     """Clocks drift as far as `timing.drift` allows, and start anywhere."""
+
+
+class Store(msgspec.Struct):
+    """What a host keeps on its disk, beyond the life of a process."""
+
+    promises: dict[str, Promise] = {}
+    gone: set[NodeId] = set()
+    """Whom it refuses until they rejoin."""
+    chain: set[Start] = set()
+    """Its starts, and those before that others have told it of when it rejoined."""
+    met: dict[NodeId, Start] = {}
+    """The newest start of each peer that it has ever met."""
+    incarnation: int = 0
+    rejoin: Rejoin | None = None
+    """Why it asks the others before it votes, until they have answered."""
+
+    def copy(self) -> Store:
+        kept = (self.promises.copy(), self.gone.copy(), self.chain.copy(), self.met.copy())
+        return Store(*kept, self.incarnation, self.rejoin)
 
 
 class Host:
@@ -71,13 +97,11 @@ class Host:
         drift = world.plan.settings.timing.drift
         self.rate = 1 + (world.random.uniform(-drift, drift) if world.plan.skew else 0.0)
         self.offset = world.random.uniform(0, 1000) if world.plan.skew else 0.0
-        self.disk: dict[str, Promise] = {}
-        self.incarnation = 0
-        self.store = 0
-        """The number of the present store: one that was lost is replaced by another."""
-        self.rejoining = False
-        self.lives: dict[NodeId, tuple[int, int]] = {}
-        """The newest incarnation and store of each peer that was ever met; kept on the disk."""
+        self.store = Store()
+        self.copy = Store()
+        """What the store was when it was last copied."""
+        self.life = 0
+        """The number of the present process: no other of any host has had it."""
         self.commit_time = COMMIT
         self.committing: list[Record] = []
         self.contends: dict[str, bool] = {}
@@ -87,14 +111,26 @@ class Host:
         """The elections that I lead and have work in, and how long my lease lasts at least, in true time."""
         self.up = False
         self.paused = False
+        self.away_since = 0.0
+        """When it was last paused or went down."""
+        self.heard: dict[NodeId, float] = {}
+        """When it last heard from each peer; beats and supports apart."""
+        self.claims: dict[str, Term] = {}
+        """The newest term of each election in which it has claimed."""
+        self.awaits: tuple[NodeId, ...] | None = None
+        """For whom it waits while it rejoins."""
         self.deferred: list[tuple[Callable[..., None], Any, Any]] = []
         """What has happened to a paused process, to be seen when it goes on."""
         self.mourned: dict[NodeId, int] = {}
-        """The incarnations of others that are known to be gone."""
+        """The lives of others that are known to be gone."""
         self.sends_left: int | None = None
         """Crash in the middle of a step, after so many more sends."""
         self.node: Node
         self.outbox: Outbox
+
+    @property
+    def disk(self) -> dict[str, Promise]:
+        return self.store.promises
 
     # --- the clock
 
@@ -111,20 +147,30 @@ class Host:
 
     # --- the process
 
-    def start(self, rejoin: bool = False) -> None:
-        plan = self.world.plan
-        self.incarnation += 1
-        self.rejoining = self.rejoining or rejoin
-        self.up, self.paused = True, False
+    def start(self, rejoin: Rejoin | None = None) -> None:
+        """A process starts, and rejoins if it is told to, or its store says that it has not finished."""
+        plan, store = self.world.plan, self.store
+        store.incarnation += 1
+        if rejoin is not None:
+            store.rejoin = rejoin
+            store.met.clear()
+            store.gone.clear()
+        start = Start(store.incarnation, self.world.random.getrandbits(63))
+        store.chain.add(start)
+        self.world.lives += 1
+        self.life = self.world.lives
+        self.up, self.paused, self.awaits = True, False, None
         self.mourned = {}
+        self.claims = {p.election: p.term for p in self.disk.values() if p.backed == self.id}
         self.outbox = Outbox(self)
         self.node = Node(
             self.id,
             plan.membership,
             plan.settings,
-            start=Start(self.incarnation, self.world.random.getrandbits(63)),
+            start=start,
             promises=dict(self.disk),
-            rejoin=Rejoin() if rejoin else None,
+            gone=frozenset(store.gone),
+            rejoin=store.rejoin,
         )
         self.world.note("start", self.id)
         self.do(self.node.start(self.clock()))
@@ -134,14 +180,12 @@ class Host:
             if contends:
                 self.do(self.node.contend(self.clock(), election))
         for peer in self.links:
-            self.world.after(self.world.round_trip(self.id, peer), self.dial, peer, self.incarnation)
+            self.world.after(self.world.round_trip(self.id, peer), self.dial, peer, self.life)
 
-    def lose_store(self) -> None:
-        """The disk is replaced by an empty one."""
-        self.disk.clear()
-        self.lives.clear()
-        self.store += 1
-        self.incarnation, self.rejoining = 0, False
+    def replace_store(self, store: Store) -> None:
+        """The disk is replaced by an empty one, or by an older copy."""
+        self.store = store
+        self.world.invariants.store_replaced(self)
 
     def crash(self) -> None:
         """The process is gone. A commit under way may have reached the disk, or not."""
@@ -150,6 +194,8 @@ class Host:
         self.world.note("crash", self.id)
         if self.committing and self.world.random.random() < 0.5:
             self.write(self.committing)
+        if not self.paused:
+            self.away_since = self.world.now
         self.up, self.paused, self.sends_left = False, False, None
         self.committing = []
         self.timers.clear()
@@ -158,13 +204,12 @@ class Host:
         self.world.invariants.gone(self)
         for peer, link in self.links.items():
             link.close()
-            if not self.world.links[self.id, peer].blocked:
-                self.world.after(link.delay.draw(self.world.random), self.world.hosts[peer].broken, self.id)
+            self.world.links[peer, self.id].find_broken()
 
     def pause(self) -> None:
         if self.up and not self.paused:
             self.world.note("pause", self.id)
-            self.paused = True
+            self.paused, self.away_since = True, self.world.now
 
     def go_on(self) -> None:
         if self.up and self.paused:
@@ -184,53 +229,77 @@ class Host:
 
     # --- connections
 
-    def dial(self, peer: NodeId, incarnation: int) -> None:
+    def dial(self, peer: NodeId, life: int) -> None:
         """Try to connect: refused at once where no process listens, unanswered where no message passes."""
-        if self.asleep(self.dial, peer, incarnation) or incarnation != self.incarnation:
+        if self.asleep(self.dial, peer, life) or life != self.life:
             return
         link, target = self.links[peer], self.world.hosts[peer]
         if link.session:
             return
         if link.blocked or target.links[self.id].blocked or target.paused:
-            self.world.after(REDIAL, self.dial, peer, incarnation)
+            self.world.after(REDIAL, self.dial, peer, life)
         elif not target.up:
-            if self.world.plan.fast_failover and self.mourned.get(peer) != target.incarnation:
-                self.mourned[peer] = target.incarnation
+            if self.world.plan.fast_failover and self.mourned.get(peer) != target.life:
+                self.mourned[peer] = target.life
                 self.do(self.node.lost(self.clock(), peer, dead=True))
-            self.world.after(REDIAL, self.dial, peer, incarnation)
-        elif not (target.recognises(self) and self.recognises(target)):
-            self.world.note("refused", self.id, peer, "its store was lost or rolled back")
-            self.world.after(REDIAL, self.dial, peer, incarnation)
+            self.world.after(REDIAL, self.dial, peer, life)
+        elif (verdict := target.judges(self)) is not Verdict.WELCOME:
+            self.refused(target, verdict)
+            self.world.after(REDIAL, self.dial, peer, life)
+        elif (verdict := self.judges(target)) is not Verdict.WELCOME:
+            self.world.note("refused", peer, self.id, verdict.name)
+            self.world.after(REDIAL, self.dial, peer, life)
         else:
             self.world.sessions += 1
-            link.session = self.world.sessions
-            self.lives[peer] = (target.incarnation, target.store)
-            target.greeted(self.id, self.incarnation)
+            link.open(self.world.sessions)
+            target.greeted(self)
+            self.store.met[peer] = target.node.started
             self.world.note("connect", self.id, peer)
-            self.do(self.node.connected(self.clock(), peer, target.incarnation))
+            rejoining = target.node.rejoin is not None
+            self.do(self.node.connected(self.clock(), peer, target.node.incarnation, rejoining))
 
-    def recognises(self, peer: Host) -> bool:
-        """Whether the peer may be who it was: with the same store, or after it has asked what a lost one
-        had promised."""
-        incarnation, store = self.lives.get(peer.id, (0, peer.store))
-        return peer.incarnation >= incarnation and (peer.store == store or peer.rejoining)
+    def judges(self, peer: Host) -> Verdict:
+        """Whether the peer may be who it was when I last met it."""
+        known = self.store.met.get(peer.id)
+        return judge(known, peer.id in self.node.gone, peer.identity(known))
 
-    def greeted(self, peer: NodeId, incarnation: int) -> None:
+    def identity(self, asked: Start | None) -> Identity:
+        """Who I am; of my earlier starts I show the one that is asked for, or another of that number."""
+        chain, shown = self.store.chain, None
+        if asked is not None:
+            same = sorted(start for start in chain if start.incarnation == asked.incarnation)
+            shown = asked if asked in chain else next(iter(same), None)
+        return Identity(self.node.started, shown, self.node.rejoin is not None)
+
+    def refused(self, by: Host, verdict: Verdict) -> None:
+        """Who rejoins takes what the other remembers of it into its chain, and begins a later life; anybody
+        else must be told by its operator to rejoin."""
+        self.world.note("refused", self.id, by.id, verdict.name)
+        known = by.store.met.get(self.id)
+        if self.node.rejoin is None or known is None:
+            return
+        self.store.chain.add(known)
+        if known.incarnation >= self.store.incarnation:
+            self.crash()
+            self.store.incarnation = known.incarnation
+            self.start()
+
+    def greeted(self, peer: Host) -> None:
         """A peer has dialled: it is alive, and not what it was before if its incarnation is new."""
-        if not self.asleep(self.greeted, peer, incarnation):
-            self.lives[peer] = (incarnation, self.world.hosts[peer].store)
-            self.do(self.node.met(self.clock(), peer, incarnation))
-            if not self.links[peer].session:
-                self.world.after(self.world.round_trip(self.id, peer), self.dial, peer, self.incarnation)
+        self.store.met[peer.id] = peer.node.started
+        rejoining = peer.node.rejoin is not None
+        self.do(self.node.met(self.clock(), peer.id, peer.node.incarnation, rejoining))
+        if not self.links[peer.id].session:
+            self.world.after(self.world.round_trip(self.id, peer.id), self.dial, peer.id, self.life)
 
-    def broken(self, peer: NodeId, _: object = None) -> None:
+    def broken(self, peer: NodeId, session: int) -> None:
         """The connection has broken: dial back at once, to learn whether the process is gone."""
-        if self.asleep(self.broken, peer, None):
+        if self.links[peer].session != session or self.asleep(self.broken, peer, session):
             return
         self.links[peer].close()
         self.world.note("broken", self.id, peer)
         self.do(self.node.lost(self.clock(), peer, dead=False))
-        self.world.after(self.world.round_trip(self.id, peer), self.dial, peer, self.incarnation)
+        self.world.after(self.world.round_trip(self.id, peer), self.dial, peer, self.life)
 
     # --- events of the node
 
@@ -238,6 +307,7 @@ class Host:
         self.world.handled += 1
         if effects:
             self.outbox.perform(effects)
+        self.world.invariants.after_event(self)
         if self.world.invariants.attention:
             self.world.invariants.after_step()
 
@@ -250,6 +320,9 @@ class Host:
             world.handled += 1
             if effects:
                 self.outbox.perform(effects)
+                if len(effects) > 1 or type(message) is not Beat:
+                    self.heard[sender] = world.now
+                    world.invariants.after_event(self, message)
             if world.invariants.attention:
                 world.invariants.after_step()
         elif self.up:
@@ -264,6 +337,8 @@ class Host:
         if self.up and not self.paused:
             self.world.note("fault", self.id, None, " ".join((self.id, what, election, *map(str, arguments))))
             self.do(getattr(self.node, what)(self.clock(), election, *arguments))
+        elif self.up:
+            self.deferred.append((lambda *_: self.wish(what, election, *arguments), None, None))
 
     def fire(self, timer: Timer, number: int) -> None:
         if self.timers.get(timer) != number or self.asleep(self.fire, timer, number):
@@ -271,21 +346,30 @@ class Host:
         del self.timers[timer]
         if self.world.entries is not None:
             self.world.note("fire", self.id, None, timer)
-        self.do(self.node.fire(self.clock(), timer))
+        led = len(self.node.leading)
+        effects = self.node.fire(self.clock(), timer)
+        if timer == BEAT and led == len(self.node.leading):
+            self.world.handled += 1
+            self.outbox.perform(effects)
+        else:
+            self.do(effects)
 
-    def committed(self, incarnation: int, _: object = None) -> None:
-        if incarnation != self.incarnation or self.asleep(self.committed, incarnation, None):
+    def committed(self, life: int, _: object = None) -> None:
+        if life != self.life or self.asleep(self.committed, life, None):
             return
         self.write(self.committing)
         self.committing = []
         self.outbox.saved()
 
     def write(self, records: list[Record]) -> None:
-        for promise in records:
-            if isinstance(promise, Gone):
-                continue
-            self.disk[promise.election] = promise
-            self.world.invariants.saved(self, promise)
+        for record in records:
+            if isinstance(record, Promise):
+                self.store.promises[record.election] = record
+                self.world.invariants.saved(self, record)
+            elif record.gone:
+                self.store.gone.add(record.node)
+            else:
+                self.store.gone.discard(record.node)
 
     def begin_work(self, election: str, term: Term) -> None:
         if not self.asleep(self.begin_work, election, term) and self.leads(election, term):
@@ -296,6 +380,19 @@ class Host:
         if not self.asleep(self.end_work, election, term) and self.leads(election, term):
             self.working.pop(election, None)
             self.do(self.node.vacate(self.clock(), election))
+
+    def occupy(self, election: str) -> None:
+        """Work begins, if I lead; a wish of one that does not lead is ignored."""
+        if leading := self.node.leading.get(election):
+            self.begin_work(election, leading.leader_term)
+        else:
+            self.wish("occupy", election)
+
+    def vacate(self, election: str) -> None:
+        if leading := self.node.leading.get(election):
+            self.end_work(election, leading.leader_term)
+        else:
+            self.wish("vacate", election)
 
     def leads(self, election: str, term: Term) -> bool:
         leading = self.node.leading.get(election)
@@ -311,7 +408,7 @@ class Host:
         if world.entries is not None:
             world.note("send", self.id, to, message)
         if to == self.id:
-            world.after(0.0, self.hear_myself, message, self.incarnation)
+            world.after(0.0, self.hear_myself, message, self.life)
         else:
             world.invariants.said(self, to, message)
             self.links[to].send(message)
@@ -320,8 +417,8 @@ class Host:
             if self.sends_left <= 0:
                 self.crash()
 
-    def hear_myself(self, message: Message, incarnation: int) -> None:
-        if incarnation == self.incarnation:
+    def hear_myself(self, message: Message, life: int) -> None:
+        if life == self.life:
             self.receive(self.id, message)
 
     def arm(self, timer: Timer, low: float, high: float) -> None:
@@ -340,12 +437,18 @@ class Host:
         self.timers.pop(timer, None)
 
     def notify(self, notice: Notice) -> None:
-        pass
+        if not self.up:
+            return
+        self.world.note("notice", self.id, None, notice)
+        if isinstance(notice, Awaiting):
+            self.awaits = notice.nodes
+        elif isinstance(notice, Rejoined):
+            self.store.rejoin, self.awaits = None, None
 
     def save(self, records: list[Record]) -> None:
         if self.up:
             self.committing = records
-            self.world.after(self.world.random.uniform(*self.commit_time), self.committed, self.incarnation)
+            self.world.after(self.world.random.uniform(*self.commit_time), self.committed, self.life)
 
     def announce(self, view: View) -> None:
         if self.up:
@@ -369,8 +472,12 @@ class World:
         self.handled = 0
         """Events given to a machine: messages, timers, connections, wishes."""
         self.sessions = 0
+        self.lives = 0
+        """How many processes have run."""
         self.queue: list[tuple[float, int, Callable[..., None], Any, Any]] = []
         self.looks = self.looks_with_leader = 0
+        self.settled: float | None = None
+        """How long after the storm all agreed."""
         self.sent: Counter[str] = Counter()
         self.counted: Counter[str] = Counter()
         """Of those sent, how many an expectation has looked at."""
@@ -384,7 +491,11 @@ class World:
             self.hosts[a].links[b] = link
         contenders = plan.membership.candidates if plan.contenders is None else plan.contenders
         for host in self.hosts.values():
-            host.contends = dict.fromkeys(plan.elections, host.id in contenders)
+            host.contends = {
+                e: host.id in contenders and (e, host.id) not in plan.abstaining for e in plan.elections
+            }
+        for (election, id), position in plan.positions.items():
+            self.hosts[id].positions[election] = position
 
     # --- time
 
@@ -439,11 +550,10 @@ class World:
 
     def unblock(self, source: NodeId, target: NodeId) -> None:
         """Open this direction. A connection whose other end has died meanwhile turns out to be broken."""
-        link, target_host = self.links[source, target], self.hosts[target]
-        if link.blocked:
-            link.unblock()
-            if link.session and not (target_host.up and target_host.links[source].session):
-                self.after(link.delay.draw(self.random), self.hosts[source].broken, target)
+        if self.links[source, target].blocked:
+            self.links[source, target].unblock()
+            self.links[source, target].find_broken()
+            self.links[target, source].find_broken()
 
     def split(self, *groups: tuple[NodeId, ...]) -> None:
         """Let nodes speak only to those of their own group; whoever is in no group is alone."""
@@ -460,8 +570,8 @@ class World:
     def cut(self, a: NodeId, b: NodeId) -> None:
         """Break the connections between two nodes, though both processes live."""
         for source, target in ((a, b), (b, a)):
-            if self.links[source, target].session:
-                self.after(0.0, self.hosts[source].broken, target)
+            if session := self.links[source, target].session:
+                self.after(0.0, self.hosts[source].broken, target, session)
 
     # --- what can be seen from outside
 
@@ -470,6 +580,21 @@ class World:
         return [
             host.id for host in self.hosts.values() if host.up and host.node.is_leader(host.clock(), election)
         ]
+
+    def leaderless(self) -> list[str]:
+        """The elections that could have a leader whom all agree on, and have none: a quorum is up, and
+        somebody up wants to lead and may. (Not of a quorum: who rejoins, and can never be told enough.)"""
+        membership = self.plan.membership
+        nodes = [host.node for host in self.hosts.values() if host.up and host.awaits != ()]
+        if not membership.is_quorum([node.me for node in nodes if node.me in membership.voters]):
+            return []
+        wanted = {
+            name
+            for node in nodes
+            for name, election in node.elections.items()
+            if election.contends and election.eligible
+        }
+        return [e for e in self.plan.elections if e in wanted and not self.agreed_leader(e)]
 
     def agreed_leader(self, election: str) -> NodeId | None:
         """The one who holds a lease and whom every running node that it reaches names as its leader."""
@@ -484,8 +609,20 @@ class World:
                     return None
         return leader.id
 
+    def rank(self, election: str, node: NodeId) -> Rank:
+        return self.hosts[node].node.elections[election].rank
+
     def reaches(self, a: NodeId, b: NodeId) -> bool:
         return a == b or not (self.links[a, b].blocked or self.links[b, a].blocked)
+
+    def met_since(self, a: NodeId, b: NodeId, time: float) -> bool:
+        """Whether since then these two could exchange messages, or a has heard from b all the same."""
+        peer, there, back = self.hosts[b], self.links[a, b], self.links[b, a]
+        return self.hosts[a].heard.get(b, -1.0) >= time or not (
+            (there.blocked and there.blocked_at < time)
+            or (back.blocked and back.blocked_at < time)
+            or (not (peer.up and not peer.paused) and peer.away_since < time)
+        )
 
     def note(self, kind: str, node: NodeId, peer: NodeId | None = None, what: object = None) -> None:
         if self.entries is not None:
