@@ -8,6 +8,8 @@ import pytest
 
 from electorate.core.elector import Elector
 from electorate.core.liveness import Peer
+from electorate.core.model import NodeId, Recall
+from electorate.core.node import Node
 from electorate.errors import UserError
 from electorate.sim.scenario import EXPECTATIONS, VERBS, Play, load, shipped
 
@@ -65,14 +67,45 @@ def test_a_scenario_is_the_same_every_time(name: str) -> None:
         ("restart-within-a-lease", Elector, "is_amnesiac", lambda self: False),
         ("chained", Elector, "is_sticky", lambda self, claimant: False),
         ("support-epoch", Peer, "begin_stretch", lambda self: None),
+        ("rejoined-is-quiet", Node, "has_rejoined", lambda self: rejoin_and_speak(self)),
     ],
-    ids=["amnesia", "stickiness", "support epoch"],
+    ids=["amnesia", "stickiness", "support epoch", "quiet after a rejoin"],
 )
 def test_without_the_guard_two_lead(
     name: str, guarded: type, guard: str, absent: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guarded, guard, absent)
     assert any(failure.startswith("I2") for failure in failures(name))
+
+
+def rejoin_and_speak(node: Node) -> None:
+    rejoined(node)
+    node.quiet_until = 0.0
+
+
+rejoined = Node.has_rejoined
+
+
+@pytest.mark.parametrize("name", ["two-lost-stores", "lost-store-of-a-backer"])
+def test_who_rejoins_must_wait_for_every_other_voter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Node, "look_whether_all_have_answered", a_quorum_is_enough)
+    monkeypatch.setattr(Node, "on_recall", answer_always)
+    assert any(failure.startswith("I1") for failure in failures(name))
+
+
+def a_quorum_is_enough(node: Node) -> None:
+    answered = [id for id in node.membership.voters if node.answered.get(id, "") is None]
+    if node.rejoin and node.membership.is_quorum(answered):
+        node.has_rejoined()
+
+
+def answer_always(node: Node, sender: NodeId, recall: Recall) -> None:
+    rejoin, node.rejoin = node.rejoin, None
+    answer(node, sender, recall)
+    node.rejoin = rejoin
+
+
+answer = Node.on_recall
 
 
 # --- an expectation that is not met is a failure
@@ -92,6 +125,7 @@ def test_without_the_guard_two_lead(
         ("follows a b", "it follows c"),
         ("follows a nobody", "it follows c"),
         ("refuses a b", "it is welcome"),
+        ("awaits a b", "it waits for nobody"),
         ("sent no RequestVote", "2 were sent"),
         ("sent 3 RequestVote", "2 were sent"),
         ("sent at most 1 RequestVote", "2 were sent"),
@@ -124,7 +158,16 @@ def test_a_violation_that_was_announced_must_come(tmp_path: Path) -> None:
 
 
 def test_a_cluster_that_cannot_agree_again_fails(tmp_path: Path) -> None:
-    assert any(failure.startswith("I5") for failure in failures(written(tmp_path, "1.0 crash a b")))
+    assert any(failure.startswith("I5") for failure in failures(written(tmp_path, "1.0 split a | b | c")))
+
+
+def test_nothing_is_demanded_of_a_cluster_without_a_quorum(tmp_path: Path) -> None:
+    assert failures(written(tmp_path, "1.0 crash a b", "3.0 expect leader none")) == []
+
+
+def test_nothing_is_demanded_of_a_cluster_that_nobody_wants_to_lead(tmp_path: Path) -> None:
+    withdrawn = [f"1.0 withdraw {id}" for id in "abc"]
+    assert failures(written(tmp_path, *withdrawn, "3.0 expect leader none")) == []
 
 
 # --- mistakes of the one who writes a scenario: one sentence that names the thing
