@@ -29,6 +29,7 @@ from electorate.core.model import (
     Record,
     Rejoined,
     Settings,
+    Support,
     Term,
     Timer,
     View,
@@ -323,6 +324,8 @@ class Host:
                 if len(effects) > 1 or type(message) is not Beat:
                     self.heard[sender] = world.now
                     world.invariants.after_event(self, message)
+            elif type(message) is not Support:
+                self.heard[sender] = world.now
             if world.invariants.attention:
                 world.invariants.after_step()
         elif self.up:
