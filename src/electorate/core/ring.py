@@ -110,7 +110,7 @@ class Ring(Elector):
     """Tanenbaum's ring, and what all rings share: successors, acknowledgements, the Coordinator."""
 
     claim_type = Coordinator
-    fields = (*Elector.fields, "serial", "underway", "suspect")
+    fields = (*Elector.fields, "serial", "underway", "suspect", "due_at")
 
     serial = 0
     """The number of the newest message that I have sent round."""
@@ -118,6 +118,10 @@ class Ring(Elector):
     """What I have passed on, and to whom, and is not acknowledged yet."""
     suspect: tuple[NodeId, float] | None = None
     """The leader that has fallen silent: skipped without waiting for its Ack, for the time of one round."""
+
+    due_at = 0.0
+    """When the round that I have begun should have ended, unless the network is slow: if I swallow a lesser
+    one's message after that, I begin another."""
 
     # --- first turn: who is best ------------------------------------------------------------------
 
@@ -319,6 +323,7 @@ class Ring(Elector):
         return self.node.timing.patience * (2 + len(self.node.membership.voters) / 8)
 
     def arm_answers(self) -> None:
+        self.due_at = self.node.now + self.round_time
         patience = self.round_time * 2 ** min(self.attempts, 4)
         self.arm("answers", patience, patience)
 
@@ -361,7 +366,7 @@ class ChangRoberts(Ring):
         if candidate == self.me:
             self.proclaim((self.me, self.position), token.term, token.visited)
         elif self.available and self.rank > self.rank_of(candidate, position):
-            if self.role is not Role.CANDIDATE:
+            if self.role is not Role.CANDIDATE or self.node.now >= self.due_at:
                 self.try_now()
         else:
             self.wait_for_another()
@@ -414,7 +419,7 @@ class HirschbergSinclair(Ring):
             if probe.serial == self.serial and self.role is Role.CANDIDATE:
                 self.proclaim((self.me, self.position), max(probe.term, self.newest), probe.visited)
         elif self.available and self.rank > self.rank_of(probe.initiator, probe.position):
-            if self.role is not Role.CANDIDATE:
+            if self.role is not Role.CANDIDATE or self.node.now >= self.due_at:
                 self.try_now()
         else:
             self.wait_for_another()
