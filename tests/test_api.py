@@ -222,6 +222,22 @@ async def test_to_hand_over_from_within_ends_the_work(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_a_transfer_to_one_that_is_behind_raises_with_both_positions_but_by_force(
+    tmp_path: Path,
+) -> None:
+    async with cluster(tmp_path) as of:
+        of["a"].position, of["b"].position = 10, 3
+        of["a"].contend()
+        await until(lambda: of["a"].is_leader)
+        of["b"].contend()
+        await until(lambda: of["a"].node.host.node.leading["main"].contenders)
+        with pytest.raises(ValueError, match="node b is behind: its position is 3, that of node a 10"):
+            await of["a"].transfer("b")
+        assert of["a"].is_leader
+        assert (await of["a"].transfer("b", force=True)).id == "b"
+
+
+@in_loop
 async def test_a_node_that_stops_ends_the_work_first(tmp_path: Path) -> None:
     log, reasons = Log(), list[Loss]()
     with nodes(tmp_path) as make:

@@ -154,6 +154,9 @@ def test_a_leader_hands_over_and_steps_back(three: Nodes, way: int) -> None:
     done = elect(three.directory, "transfer", heir, *three.ways(first)[way], *token)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{heir} leads, term ")
+    done = elect(three.directory, "transfer", first, "--force", *three.ways(heir)[way], *token)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = three.ask("transfer", heir, *three.ways(first)[way], *token)
     answer = three.ask("resign", *three.ways(heir)[way], *token)
     assert answer["leader"] not in (None, heir)
 

@@ -54,9 +54,9 @@ async def ask(directory: Path, question: bytes | dict[str, Any]) -> Any:
 
 
 @asynccontextmanager
-async def answering(directory: Path, ids: str = "abc") -> AsyncIterator[Cluster]:
+async def answering(directory: Path, ids: str = "abc", **settings: Any) -> AsyncIterator[Cluster]:
     """Hosts that can be asked."""
-    async with cluster(directory, ids=ids) as at, AsyncExitStack() as around:
+    async with cluster(directory, ids=ids, **settings) as at, AsyncExitStack() as around:
         for host in at.hosts.values():
             await around.enter_async_context(control(host))
         yield at
@@ -228,3 +228,35 @@ async def test_a_host_that_was_asked_to_stop_answers_to_the_end(tmp_path: Path) 
         await until(lambda: not leader.is_leader(E))
         assert (await ask(tmp_path / leader.id, {"ask": "leader"}))["leader"] != leader.id
         await stopping
+
+
+@in_loop
+async def test_a_transfer_to_one_that_is_behind_is_refused_with_both_positions_but_by_force(
+    tmp_path: Path,
+) -> None:
+    async with answering(tmp_path, timing={"beat": 0.1, "lease": 0.5}) as at:
+        leader = await at.agreed()
+        heir = next(id for id in at.hosts if id != leader.id)
+        at.hosts[heir].set_position(E, 3)
+        leader.set_position(E, 10)
+        answer = await ask(tmp_path / leader.id, {"ask": "transfer", "to": heir})
+        assert answer == {
+            "error": f"node {heir} is behind: its position is 3, that of node {leader.id} 10",
+            "refused": True,
+        }
+        assert leader.is_leader(E)
+        answer = await ask(tmp_path / leader.id, {"ask": "transfer", "to": heir, "force": True})
+        assert (answer["leader"], answer["done"]) == (heir, True)
+
+
+@in_loop
+async def test_a_transfer_waits_until_its_heir_has_caught_up(tmp_path: Path) -> None:
+    async with answering(tmp_path) as at:
+        leader = await at.agreed()
+        heir = next(id for id in at.hosts if id != leader.id)
+        leader.set_position(E, 10)
+        asked = asyncio.create_task(ask(tmp_path / leader.id, {"ask": "transfer", "to": heir}))
+        await until(lambda: (held := leader.node.leading.get(E)) and held.intended)
+        at.hosts[heir].set_position(E, 10)
+        answer = await asked
+        assert (answer["leader"], answer["done"]) == (heir, True)

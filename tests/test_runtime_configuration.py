@@ -17,7 +17,7 @@ from electorate.runtime.clock import now
 from electorate.runtime.config import Config, check
 from electorate.runtime.host import Host
 from electorate.runtime.store import Store
-from tests.runtime_hosts import E, Cluster, cluster, in_loop, until
+from tests.runtime_hosts import Cluster, E, cluster, in_loop, until
 
 LEASE = {"beat": 0.1, "lease": 2.0}
 

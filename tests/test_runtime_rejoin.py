@@ -15,7 +15,7 @@ from electorate.runtime import wire
 from electorate.runtime.config import check
 from electorate.runtime.host import Host
 from electorate.runtime.store import Store
-from tests.runtime_hosts import E, Cluster, cluster, crash, in_loop, until
+from tests.runtime_hosts import Cluster, E, cluster, crash, in_loop, until
 
 SHORT = {"beat": 0.05, "lease": 0.3}
 

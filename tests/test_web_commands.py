@@ -37,7 +37,7 @@ def write_token(directory: Path, token: str) -> None:
 
 
 async def post(
-    cluster: WebCluster, id: str, path: str, headers: Mapping[str, str] | None = None, **wish: str
+    cluster: WebCluster, id: str, path: str, headers: Mapping[str, str] | None = None, **wish: str | bool
 ) -> httpx.Response:
     """Send a command, with the token unless the headers say otherwise."""
     authorization = {"authorization": f"Bearer {TOKEN}", **(headers or {})}
@@ -57,6 +57,22 @@ async def test_transfer(tmp_path: Path) -> None:
         answer = await post(cluster, leader.id, "/transfer", election=E, to=heir)
         assert (answer.status_code, answer.json()["leader"]) == (200, heir)
         await until(lambda: cluster.hosts[heir].is_leader(E))
+
+
+@in_loop
+async def test_a_transfer_to_one_that_is_behind_is_refused_with_both_positions_but_by_force(
+    tmp_path: Path,
+) -> None:
+    async with commanded(tmp_path, timing={"beat": 0.1, "lease": 0.5}) as cluster:
+        leader, heir = leader_and_other(cluster)
+        leader.set_position(E, 10)
+        answer = await post(cluster, leader.id, "/transfer", election=E, to=heir)
+        assert answer.status_code == 409
+        assert answer.json() == {
+            "error": f"node {heir} is behind: its position is 0, that of node {leader.id} 10"
+        }
+        answer = await post(cluster, leader.id, "/transfer", election=E, to=heir, force=True)
+        assert (answer.status_code, answer.json()["leader"]) == (200, heir)
 
 
 @in_loop
@@ -222,7 +238,9 @@ async def test_who_wished_what_and_what_came_of_it_is_written_down(
         await post(cluster, leader.id, "/transfer", election="x\nINFO forged line", to=heir)
     done, refused = (record for record in caplog.records if record.name.endswith(".audit"))
     assert done.getMessage().startswith("127.0.0.1:")
-    assert done.getMessage().endswith(f"asked /transfer Transfer(election='main', to='{heir}'): done")
+    assert done.getMessage().endswith(
+        f"asked /transfer Transfer(election='main', to='{heir}', force=False): done"
+    )
     assert done.outcome == "done"  # type: ignore[attr-defined]
     assert "\n" not in refused.getMessage()
 

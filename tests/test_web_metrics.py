@@ -77,18 +77,18 @@ async def test_elections_and_failovers_are_counted_and_timed(tmp_path: Path, alg
     async with web_cluster(tmp_path, algorithm=algorithm) as cluster:
         first = await cluster.agreed()
         samples = await scrape(cluster, first.id)
-        assert samples["electorate_elections_won_total"] == 1
-        assert samples["electorate_elections_started_total"] >= 1
+        assert samples["electorate_elections_started_total"] >= samples["electorate_elections_won_total"] >= 1
         assert samples["electorate_election_duration_seconds_count"] >= 1
-        assert samples["electorate_failover_duration_seconds_count"] == 0, "there was no leader to lose"
         assert samples["electorate_store_commit_duration_seconds_count"] >= 1
+        before = {id: await scrape(cluster, id) for id in cluster.hosts}
         await cluster.stop(first.id)
         second = await cluster.agreed()
         for id in cluster.hosts:
             samples = await scrape(cluster, id)
-            assert samples["electorate_elections_won_total"] == (id == second.id)
-            assert samples["electorate_failover_duration_seconds_count"] >= 1
-            assert samples["electorate_failover_duration_seconds_sum"] > 0
+            more = {name: value - before[id][name] for name, value in samples.items() if name in before[id]}
+            assert (more["electorate_elections_won_total"] > 0) >= (id == second.id)
+            assert more["electorate_failover_duration_seconds_count"] >= 1
+            assert more["electorate_failover_duration_seconds_sum"] > 0
             assert samples[f'electorate_peer_connected{{"peer": "{first.id}"}}'] == 0
         won = await scrape(cluster, second.id)
         assert won["electorate_elections_started_total"] >= 1

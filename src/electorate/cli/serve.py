@@ -40,13 +40,15 @@ DataOption = Annotated[
 RejoinOption = Annotated[bool, typer.Option("--rejoin", help="The data is lost: ask the others first.")]
 WithoutOption = Annotated[
     str,
-    typer.Option("--without", metavar="NODES", help="With --rejoin: these are gone for good, as in b,c."),
+    typer.Option("--without", metavar="NODES", help="With --rejoin: these are gone for good (b,c)."),
 ]
 NewMembersOption = Annotated[
-    bool, typer.Option("--new-members", help="The voters have changed; all nodes were stopped for it.")
+    bool, typer.Option("--new-members", help="The voters have changed, while all were stopped.")
 ]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="Log lines for people, or as JSON.")]
-LogLevelOption = Annotated[LogLevel, typer.Option(help="What to log.")]
+LogLevelOption = Annotated[
+    LogLevel, typer.Option(metavar="LEVEL", help="What to log: debug, info, warning or error.")
+]
 
 
 def prepare(

@@ -122,9 +122,7 @@ class Host:
         with self.store.opening(id):
             voters, lease = Voters.of(config.membership), config.timing.lease
             self.conditions = self.store.conditions_for(voters, lease, wanted, new_members)
-            if self.conditions != self.store.conditions:
-                self.store.set_conditions(self.conditions)
-            self.started = self.store.begin()
+            self.started = self.store.begin(self.conditions)
             self.chain = self.store.chain()
             self.starts = self.store.peers()
             """The newest start of each peer that was ever met."""

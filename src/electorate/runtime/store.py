@@ -140,7 +140,7 @@ class Store:
         new.unlink(missing_ok=True)
         new.touch(0o600)
         with contextlib.closing(connect(new)) as self.database:
-            self.database.executescript(SCHEMA)
+            self.database.executescript(f"BEGIN; {SCHEMA} COMMIT;")
             self.write({"identity": [("cluster", cluster), ("node", node)]})
         new.rename(path)
         descriptor = os.open(self.directory, os.O_RDONLY)
@@ -190,11 +190,15 @@ class Store:
         """Every start of this store, and those of one that was lost."""
         return {Start(incarnation, number) for number, incarnation in self.rows("start")}
 
-    def begin(self) -> Start:
-        """Another start, later than all before."""
+    def begin(self, conditions: Conditions | None = None) -> Start:
+        """Another start, later than all before, and perhaps under other conditions."""
         newest = max((start.incarnation for start in self.chain()), default=0)
         start = Start(newest + 1, random.getrandbits(63))
-        self.adopt(start)
+        rows: dict[str, list[Row]] = {"start": [(start.number, start.incarnation)]}
+        if conditions:
+            self.identity["conditions"] = said = msgspec.json.encode(conditions).decode()
+            rows["identity"] = [("conditions", said)]
+        self.write(rows)
         return start
 
     def adopt(self, start: Start) -> None:

@@ -115,6 +115,19 @@ class Readings(Collector):
             "1 while this node and those it is connected to are a quorum.",
             host.node.membership.is_quorum(host.node.reachable),
         )
+        awaited = host.awaited or ()
+        yield by_label(
+            "electorate_peer_awaited",
+            "1 while this node rejoins and waits for what it knows.",
+            "peer",
+            {peer: peer in awaited for peer in host.links},
+        )
+        yield by_label(
+            "electorate_peer_configured_otherwise",
+            "1 if its cluster file differs, where safety does not rest on it.",
+            "peer",
+            {peer: bool(host.differs.get(peer)) for peer in host.links},
+        )
         round_trips = figures.round_trip if host.node.leading else {}
         yield by_label(
             "electorate_peer_round_trip_seconds",
