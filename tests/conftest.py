@@ -6,6 +6,10 @@ import os
 import signal
 
 import pytest
+from hypothesis import Phase, settings
+
+settings.register_profile("unshrunk", phases=(Phase.explicit, Phase.generate))
+"""For those who want to know whether a test fails, and not by how little: `tests/mutants.py`."""
 
 
 @pytest.fixture(autouse=True, scope="session")

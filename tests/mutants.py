@@ -37,7 +37,10 @@ LIST = Path(__file__).with_suffix(".toml")
 VERDICTS = ROOT / ".venv" / "mutants"
 TABLE = ROOT / "docs" / "mutants.md"
 TESTS: Mapping[str, tuple[str, ...]] = {
-    "core": ("conformance", "core", "mutants_killed", "work", "scenarios", "counts", "guards"),
+    "core": (
+        *("identity", "barrier", "rejoin", "answers", "wishes", "work", "mutants_killed", "core"),
+        *("conformance", "counts", "scenarios", "guards", "fuzz_core"),
+    ),
     "runtime": ("runtime_identity", "runtime_host", "runtime_wire", "runtime_store", "runtime_faults"),
     "leadership": ("leadership", "sync"),
 }
@@ -193,7 +196,22 @@ def check_original(rooms: set[str]) -> None:
 def tested(place: Path, room: str) -> Death:
     files = [f"tests/test_{name}.py" for name in TESTS[room]]
     started = time.monotonic()
-    ran = run(place, "-m", "pytest", "-x", "-q", "-n", "0", "--tb", "no", "-k", SOUND, *files)
+    ran = run(
+        place,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-n",
+        "0",
+        "--tb",
+        "no",
+        "--hypothesis-profile",
+        "unshrunk",
+        "-k",
+        SOUND,
+        *files,
+    )
     failed = [line for line in ran.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     by = failed[0].split(" - ")[0].split("::", 1)[-1] if failed else "" if ran.returncode == 0 else "no start"
     return Death(by, time.monotonic() - started)
