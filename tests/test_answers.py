@@ -190,6 +190,18 @@ def test_an_observer_that_follows_lengthens_no_lease() -> None:
     assert table["c"].node.lease(E) == lease
 
 
+def test_what_a_voter_has_promised_holds_when_its_next_life_follows_before_it_supports() -> None:
+    table = leading()
+    table.now += 0.2
+    table["c"].fire("beat", "")
+    table.settle()
+    lease = table["c"].node.lease(E)
+    for voter in "ab":
+        table.do("c", Node.receive, voter, Follow(E, 1, 2, 0, False, 0))
+    assert table["c"].node.lease(E) == lease
+    assert table.leaders() == ["c"]
+
+
 # --- ZAB --------------------------------------------------------------------------------------------
 
 
