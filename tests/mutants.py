@@ -36,13 +36,17 @@ ROOT = Path(__file__).parent.parent
 LIST = Path(__file__).with_suffix(".toml")
 VERDICTS = ROOT / ".venv" / "mutants"
 TABLE = ROOT / "docs" / "mutants.md"
+LEADERSHIP = ("leadership", "leadership_threads")
 TESTS: Mapping[str, tuple[str, ...]] = {
     "core": (
         *("identity", "barrier", "rejoin", "answers", "wishes", "work", "mutants_killed", "core"),
         *("conformance", "counts", "scenarios", "guards", "fuzz_core"),
     ),
     "runtime": ("runtime_identity", "runtime_host", "runtime_wire", "runtime_store", "runtime_faults"),
-    "leadership": ("leadership", "sync"),
+    "leadership": LEADERSHIP,
+    "election": LEADERSHIP,
+    "sync": LEADERSHIP,
+    "cli": ("guardian",),
 }
 """For each room, or file, of `src/electorate`: the tests that guard its rules."""
 SOUND = " and ".join(
@@ -57,7 +61,7 @@ SOUND = " and ".join(
 """Left out: the tests that take another guard away (one flaw at a time), those that are storms, and those of a
 page."""
 ALGORITHMS = ("raft", "bully", "ring", "zab")
-STORMS = float(os.environ.get("STORMS", "40"))
+STORMS = float(os.environ.get("STORMS", "10"))
 """Seconds of storms for one mutant."""
 STATES = 6_000
 """How many states of each question the model checker sees."""
