@@ -1,0 +1,201 @@
+"""What `/health` and `/ready` rest on, what the audit says, and how a stream is paced: on a host of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from starlette.responses import Response
+
+from electorate.core.model import Member, Membership, Role, View
+from electorate.web import app, events
+from electorate.web.app import Api
+from electorate.web.events import CHUNK, Events
+
+
+class Host:
+    id = "a"
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.stopping = False
+        self.failed: asyncio.Future[str] = self.loop.create_future()
+        self.waiting: str | None = None
+        self.config = SimpleNamespace(timing=SimpleNamespace(lease=0.2), http=None, elections=("main",))
+        self.node = SimpleNamespace(
+            incarnation=1,
+            elections={},
+            membership=Membership(tuple(Member(id) for id in "abc")),
+            reachable={"a"},
+        )
+        self.store = SimpleNamespace(prove=None)
+        self.proofs: list[asyncio.Future[None]] = []
+        self.observers: dict[Any, Any] = {}
+
+    def on_disk(self, call: object) -> asyncio.Future[None]:
+        self.proofs.append(self.loop.create_future())
+        return self.proofs[-1]
+
+    def observe(self, observer: object, *kinds: str) -> None:
+        self.observers[observer] = kinds
+
+    def unobserve(self, observer: object) -> None:
+        del self.observers[observer]
+
+
+def staged(test: Callable[[Api, Host], Awaitable[None]]) -> Callable[[], None]:
+    def run() -> None:
+        async def bounded() -> None:
+            host = Host()
+            async with asyncio.timeout(30):
+                await test(Api(cast(Any, host), Events(cast(Any, host))), host)
+
+        asyncio.run(bounded())
+
+    return run
+
+
+async def asked(api: Api) -> str | None:
+    """What `/health` complains of; the store has answered by then, if it does."""
+    return await api.illness()
+
+
+@staged
+async def test_the_store_must_prove_itself_again_and_again(api: Api, host: Host) -> None:
+    asking = asyncio.create_task(asked(api))
+    await asyncio.sleep(0)
+    host.proofs[0].set_result(None)
+    assert await asking is None
+    assert await asked(api) is None
+    assert len(host.proofs) == 1, "what was proved a moment ago holds"
+    api.asked -= 2 * app.FRESH
+    asking = asyncio.create_task(asked(api))
+    await asyncio.sleep(0)
+    host.proofs[1].set_exception(OSError(28, "No space left on device"))
+    complaint = await asking
+    assert complaint and "cannot be written" in complaint
+    api.asked -= 2 * app.FRESH
+    asking = asyncio.create_task(asked(api))
+    await asyncio.sleep(0)
+    host.proofs[2].set_result(None)
+    assert await asking is None, "it has recovered"
+
+
+@staged
+async def test_a_store_that_takes_longer_than_a_lease_is_no_health(api: Api, host: Host) -> None:
+    complaint = await asked(api)
+    assert complaint and "has taken no write" in complaint
+    assert len(host.proofs) == 1
+    assert await asked(api) is not None and len(host.proofs) == 1, "nor is it asked more of meanwhile"
+    host.proofs[0].set_result(None)
+    assert await asked(api) is None
+
+
+@staged
+async def test_who_is_stopping_or_has_failed_is_neither_well_nor_ready(api: Api, host: Host) -> None:
+    host.node.reachable = {"a", "b"}
+    assert api.absence() is None
+    host.stopping = True
+    assert await api.illness() == api.absence() == "it is stopping"
+    host.stopping = False
+    host.failed.set_result("its disk is gone")
+    assert await api.illness() == "its disk is gone"
+    assert api.absence() is not None
+    assert host.proofs == []
+
+
+@staged
+async def test_who_waits_for_others_is_not_ready_and_says_why(api: Api, host: Host) -> None:
+    host.node.reachable = {"a", "b"}
+    host.waiting = "it waits for b"
+    assert api.absence() == "it waits for b"
+
+
+@staged
+async def test_ready_is_who_knows_a_leader_or_can_elect_one(api: Api, host: Host) -> None:
+    assert api.absence() == "it knows no leader, and cannot reach a quorum"
+    host.node.elections = {"main": SimpleNamespace(view=View("main", Role.FOLLOWER, "b", 1))}
+    assert api.absence() is None
+    host.node.elections = {"main": SimpleNamespace(view=View("main", Role.FOLLOWER, None, 1))}
+    assert api.absence() is not None
+    host.node.reachable = {"a", "c"}
+    assert api.absence() is None
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(200, "done"), (202, "under way")])
+def test_the_audit_says_what_has_come_of_a_command(
+    status: int, outcome: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "electorate.a.audit")
+
+    @staged
+    async def test(api: Api, host: Host) -> None:
+        async def wish(request: object, form: object) -> str:
+            return "a wish"
+
+        async def obey(wish: object) -> Response:
+            return Response(status_code=status)
+
+        monkeypatch.setattr(api, "check_sender", lambda request: None)
+        monkeypatch.setattr(app, "read", wish)
+        request = SimpleNamespace(client=None, url=SimpleNamespace(path="/transfer"))
+        await api.command(cast(Any, request), str, obey)
+
+    test()
+    [record] = caplog.records
+    assert record.outcome == outcome  # type: ignore[attr-defined]
+
+
+@staged
+async def test_scrapes_are_taken_one_after_the_other(api: Api, host: Host) -> None:
+    at_once, most = 0, 0
+
+    async def exposition(*arguments: object) -> tuple[str, str]:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.01)
+        at_once -= 1
+        return "", "text/plain"
+
+    before, app.metrics.exposition = app.metrics.exposition, cast(Any, exposition)
+    host.config.settings = SimpleNamespace(max_elections=10)
+    request = SimpleNamespace(query_params={}, headers={})
+    try:
+        await asyncio.gather(*(api.metrics(cast(Any, request)) for _ in range(5)))
+    finally:
+        app.metrics.exposition = before
+    assert most == 1
+
+
+@staged
+async def test_who_reads_is_told_at_most_once_in_a_while_and_then_all(api: Api, host: Host) -> None:
+    said: list[bytes] = []
+
+    async def read() -> None:
+        async for text in api.events.stream(None, None):
+            said.append(text)
+
+    view = {"election": "main", "leader": "a"}
+    reading = asyncio.create_task(read())
+    for _ in range(10):
+        api.events.observe("view", view)
+        await asyncio.sleep(events.PACE / 20)
+    await asyncio.sleep(2 * events.PACE)
+    assert 2 <= len(said) <= 4, "in a few pieces"
+    assert b"".join(said).count(b"event: view") == 10, "none is missing"
+    api.events.close()
+    await reading
+
+
+@staged
+async def test_many_changes_are_written_in_pieces(api: Api, host: Host) -> None:
+    for number in range(3 * CHUNK):
+        api.events.observe("view", {"election": f"e{number}"})
+    api.events.closed = True
+    pieces = [piece.count(b"event: view") async for piece in api.events.stream(None, None)]
+    assert pieces == [CHUNK, CHUNK, CHUNK]
