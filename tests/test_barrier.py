@@ -147,15 +147,16 @@ def test_a_node_has_rejoined_once_it_is_durable_that_it_votes_for_nobody() -> No
     assert Rejoined() in table["a"].notices
 
 
-def test_of_what_waits_the_last_word_stays_the_last() -> None:
-    """a contends, no longer, and does again, while its disk is slow: its leader hears that it does."""
+@pytest.mark.parametrize("wishes", [(Node.contend,), (Node.contend, Node.withdraw)])
+def test_of_what_waits_the_last_word_stays_the_last(wishes: tuple[Any, ...]) -> None:
+    """a changes its mind while its disk is slow, perhaps back to what it has said first: its leader hears the last."""
     table = slow()
     table.do("a", Node.receive, "c", Lead(E, 1, 0))
-    for wish in (Node.contend, Node.withdraw, Node.contend):
+    for wish in wishes:
         table.do("a", wish, E)
     table["a"].commit()
     follows = [message.contends for message in said(table, Follow) if isinstance(message, Follow)]
-    assert follows[-1] is True
+    assert follows[-1] is (wishes[-1] is Node.contend)
     assert len(follows) == len(set(follows)), "and nothing waits twice"
 
 

@@ -340,3 +340,14 @@ def test_a_support_is_not_counted_from_one_who_is_gone() -> None:
     table["b"].fire("beat", "")
     table.do("b", Node.receive, "c", Support(seq + 1, 1, 0))
     assert table["b"].node.peers["c"].granted == before
+
+
+def test_whom_a_lost_store_called_gone_is_asked_like_any() -> None:
+    """An old copy of a store that was put back may not know who has rejoined since."""
+    table = Table()
+    table["a"].gone = frozenset("b")
+    table["a"].start(rejoin=True)
+    assert table["a"].gone == frozenset()
+    assert table["a"].notices[-1] == Awaiting(("b", "c"))
+    table["a"].start(Rejoin(without=frozenset("b")))
+    assert table["a"].gone == {"b"}
