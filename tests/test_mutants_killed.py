@@ -363,3 +363,19 @@ def test_all_that_has_gathered_during_a_commit_is_in_the_next() -> None:
     assert said(table, "b", Accept) == [Accept(E, 1, 1)]
     b.commit()
     assert b.disk == {E: Promise(E, 2, "a"), "other": Promise("other", 1, "a")}
+
+
+def test_the_same_life_that_greets_again_has_not_died() -> None:
+    """a is bound to c still, and b counts a's vote still."""
+    table = Table("abc", pre_vote=False)
+    table.connect()
+    table.elect("c")
+    for event in (Node.met, Node.connected):
+        table.do("a", event, "c", table["c"].incarnation)
+        assert table["a"].views[-1].leader == "c"
+        table.do("a", Node.receive, "b", RequestVote(E, 2, 0, False))
+        assert not said(table, "a", Accept)
+    table = claimant()
+    table.do("b", Node.receive, "a", Accept(E, 1, 1))
+    table.do("b", Node.met, "a", 1)
+    assert table["b"].node.elections[E].backers == {"a", "b"}
