@@ -444,6 +444,7 @@ class Anything(RuleBasedStateMachine):
         self.table.backed.clear()
         self.table.led.clear()
         self.restart("c", rejoin=True)
+        self.table.contend("c")
         self.me.fire("recall", "")
         self.table.settle()
         if self.me.node.rejoin is None:

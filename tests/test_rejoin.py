@@ -351,3 +351,14 @@ def test_whom_a_lost_store_called_gone_is_asked_like_any() -> None:
     assert table["a"].notices[-1] == Awaiting(("b", "c"))
     table["a"].start(Rejoin(without=frozenset("b")))
     assert table["a"].gone == {"b"}
+
+
+def test_who_has_rejoined_tries_though_nobody_says_anything_more() -> None:
+    table = lost()
+    table.contend("a")
+    assert ("campaign", E) not in table["a"].timers
+    for voter in "bc":
+        answer(table, voter)
+    assert has_rejoined(table)
+    low, _ = table["a"].timers["campaign", E]
+    assert low >= LEASE, "when it is quiet no longer"

@@ -12,7 +12,7 @@ import pytest
 from starlette.responses import Response
 
 from electorate.core.model import Member, Membership, Role, View
-from electorate.web import app, events
+from electorate.web import app, events, metrics
 from electorate.web.app import Api
 from electorate.web.events import CHUNK, Events
 
@@ -162,13 +162,13 @@ async def test_scrapes_are_taken_one_after_the_other(api: Api, host: Host) -> No
         at_once -= 1
         return "", "text/plain"
 
-    before, app.metrics.exposition = app.metrics.exposition, cast(Any, exposition)
+    before, metrics.exposition = metrics.exposition, cast(Any, exposition)
     host.config.settings = SimpleNamespace(max_elections=10)
     request = SimpleNamespace(query_params={}, headers={})
     try:
         await asyncio.gather(*(api.metrics(cast(Any, request)) for _ in range(5)))
     finally:
-        app.metrics.exposition = before
+        metrics.exposition = before
     assert most == 1
 
 
