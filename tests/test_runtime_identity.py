@@ -79,6 +79,24 @@ async def test_what_was_met_is_remembered_over_a_restart(tmp_path: Path) -> None
         assert (await at.start("a")).starts == met
 
 
+@in_loop
+async def test_the_end_of_an_older_life_says_nothing_of_the_newest_and_each_end_is_told_once(
+    tmp_path: Path,
+) -> None:
+    async with cluster(tmp_path, timing=LONG) as at:
+        await at.agreed()
+        a, b = at.hosts["a"], at.hosts["b"].started
+        await until(lambda: a.known("b") == b)
+        a.peer_is_gone("b", b._replace(incarnation=b.incarnation - 1))
+        a.peer_is_gone("b", b._replace(number=b.number - 1))
+        assert not at.saw("a", "peer", peer="b", state="dead")
+        for _ in range(3):
+            a.peer_is_gone("b", b)
+        assert [what for id, kind, what in at.events if id == "a" and what.get("state") == "dead"] == [
+            {"peer": "b", "state": "dead"}
+        ]
+
+
 # --- one link, without a network ------------------------------------------------------------------
 
 

@@ -62,14 +62,18 @@ def test_another_seed_gives_another_run() -> None:
     assert traces[0] != traces[1]
 
 
-@pytest.mark.parametrize("level", ["calm", "rough", "hostile"])
+AVAILABLE = {"calm": 0.99, "rough": 0.85, "hostile": 0.45}
+"""The share of the time in which somebody leads, at the least; the worst of these runs have 0.998, 0.96 and 0.56."""
+
+
+@pytest.mark.parametrize("level", AVAILABLE)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_storms_end_in_agreement_and_break_nothing(algorithm: str, level: str) -> None:
     for seed in range(6):
         outcome = simulate(level, seed, 5, 10.0, settings=Settings(algorithm=algorithm))  # type: ignore[arg-type]
         assert outcome.violations == []
         assert outcome.leader
-        assert outcome.availability > (0.9 if level == "calm" else 0.2)
+        assert outcome.availability > AVAILABLE[level]
 
 
 @pytest.mark.parametrize("ring", ["chang-roberts", "hirschberg-sinclair"])
