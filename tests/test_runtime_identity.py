@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from electorate.core.identity import Identity, Start
 from electorate.core.model import Beat, Role
 from electorate.runtime import link as link_module
 from electorate.runtime.link import BACKLOG, HASTE, Link
 from electorate.runtime.notify import watchdog_pause
+from electorate.runtime.wire import Said, Welcome
 from tests.runtime_hosts import E, cluster, in_loop, until
 
 LONG = {"lease": 60.0, "beat": 0.1}
@@ -145,17 +148,39 @@ def staged() -> tuple[Link, Loop]:
 
     class Host:
         id = "a"
-        started = None
+        started = Start(2, 20)
         stopping = False
         certificates = None
         log = logging.getLogger("electorate.a")
 
         def __init__(self) -> None:
             self.loop = loop
+            self.met: list[Identity] = []
 
         def lost(self, peer: str) -> None: ...
 
+        def recognises(self, peer: str, identity: Identity) -> bool:
+            return identity.start.number != 666
+
+        def connected(self, peer: str, identity: Identity) -> None:
+            self.met.append(identity)
+
     return Link(cast(Any, Host()), "b", ("127.0.0.1", 1)), loop
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "stands"),
+    [(Start(2, 20), 30, True), (Start(1, 10), 30, False), (Start(2, 20), 666, False)],
+)
+def test_a_welcome_counts_that_is_to_my_present_life_and_by_whom_i_know(
+    mine: Start, theirs: int, stands: bool
+) -> None:
+    """I may have begun another life since I greeted."""
+    link, _ = staged()
+    outgoing = cast(Any, SimpleNamespace(start=mine, place=None, reached=None))
+    link.welcomed(outgoing, Welcome(Said(Start(3, theirs))))
+    assert link.connected is stands
+    assert len(cast(Any, link.host).met) == stands
 
 
 @pytest.mark.parametrize(("unread", "cut_off"), [(0, False), (BACKLOG, False), (BACKLOG + 1, True)])
