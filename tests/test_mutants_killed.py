@@ -82,7 +82,7 @@ def test_a_leader_without_a_lease_that_joins_a_ring_claim_in_its_own_name_resign
         pass
     assert table["c"].node.elections[E].role is Role.LEADER
     assert not table.leaders(), "no beat has been answered yet"
-    table.do("c", Node.receive, "b", Coordinator(E, 9, 0, "b", 7, ("b",), "c", ("b",)))
+    table.do("c", Node.receive, "b", Coordinator(E, 9, 0, "b", 7, ("b",), "c", (("b", 1),)))
     assert Resign(E, 1, None, False) in said(table, "c", Resign)
 
 
