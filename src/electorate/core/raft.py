@@ -63,8 +63,8 @@ class Raft(Elector):
         return position < than
 
     def refused(self, claimant: NodeId, objection: Reason) -> None:
-        """A voter that is fresher than the claimant need not wait for its turn, but for a wish; and if it would
-        raise its term by that, for the one whom others may have elected."""
+        """A voter that is fresher than the claimant need not wait for its turn, but for a wish; and, where it
+        would raise its term by that, for the one whom others may have elected."""
         free = self.leader is None and self.role is Role.FOLLOWER and not self.is_deterred
         if objection is Reason.STALER and free and self.asks_first:
             self.try_now()
