@@ -67,7 +67,7 @@ class Staged(Election):
 
     async def resign(self) -> None: ...
 
-    async def transfer(self, to: str) -> LeaderView:
+    async def transfer(self, to: str, *, force: bool = False) -> LeaderView:
         raise NotImplementedError
 
     async def prepare(self) -> None: ...
