@@ -232,3 +232,44 @@ def test_a_store_of_an_earlier_version_says_what_to_do(tmp_path: Path) -> None:
         UserError, match="was made by an earlier version: move it away, and start node c with --rejoin"
     ):
         Store(tmp_path, "demo", "c")
+
+
+@in_loop
+async def test_who_runs_and_is_named_as_gone_is_cut_off_and_refused(tmp_path: Path) -> None:
+    """The connections of b to those who answer c stand, and go on to stand unless they are broken."""
+    async with cluster(tmp_path, ids="abcde", timing=SHORT) as at:
+        await at.agreed()
+        await at.stop("c")
+        shutil.rmtree(tmp_path / "c")
+        c = await at.start("c", rejoin=True, without=["b"])
+        await until(lambda: c.conditions.rejoin is None)
+        b = at.hosts["b"]
+        for other in "acde":
+            await until(lambda other=other: counted(b, f"refused by {other}", "gone for good"))  # type: ignore[misc]
+            assert "b" not in at.hosts[other].incoming and not at.hosts[other].links["b"].connected
+        await at.stop("b")
+        await at.start("b", rejoin=True)
+        await at.agreed()
+
+
+@in_loop
+async def test_an_old_copy_that_rejoins_forgets_whom_it_has_met(tmp_path: Path) -> None:
+    """It remembers a start of b that only b's lost store had."""
+    async with cluster(tmp_path, ids="abcde", timing=SHORT) as at:
+        await at.agreed()
+        await at.stop("c")
+        shutil.copytree(tmp_path / "c", tmp_path / "copy")
+        await at.start("c")
+        await at.stop("b")
+        await at.start("b")
+        await at.agreed()
+        for id in "cb":
+            await at.stop(id)
+        shutil.rmtree(tmp_path / "b")
+        shutil.rmtree(tmp_path / "c")
+        shutil.copytree(tmp_path / "copy", tmp_path / "c")
+        b = await at.start("b", rejoin=True, without=["c"])
+        await until(lambda: b.conditions.rejoin is None)
+        c = await at.start("c", rejoin=True)
+        await until(lambda: c.conditions.rejoin is None)
+        await at.agreed()

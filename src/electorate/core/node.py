@@ -63,6 +63,8 @@ MAX_NAME = 200
 FIRST = Start()
 MUCH = 500
 """Effects of one event."""
+LONGEST_LEASE = 86_400.0
+"""In seconds: of a longer one no peer is believed."""
 PAGE = 1 << 16
 """About so many bytes are in one page of the terms that a node knows."""
 
@@ -587,7 +589,8 @@ class Node:
             election = self.election(name)
             if election and 0 < term <= MAX_TERM:
                 election.vote_for_nobody(term, self.rejoin.lost)
-        self.longest_lease = max(self.longest_lease, recalled.lease)
+        if recalled.lease <= LONGEST_LEASE:
+            self.longest_lease = max(self.longest_lease, recalled.lease)
         self.answered[sender] = recalled.terms[-1][0] if recalled.more and recalled.terms else None
         return self.ask_to_recall(sender)
 

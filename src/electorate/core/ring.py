@@ -196,7 +196,7 @@ class Ring(Elector):
 
     def joins(self, claim: Coordinator) -> bool:
         """Back the one it names, as durably as ever; if that is me, it is my own claim."""
-        if claim.leader == self.me and self.claimed == claim.term:
+        if claim.leader == self.me and self.claimed and self.claimed == claim.term:
             return True
         if self.objection(claim.leader, claim):
             return False

@@ -28,6 +28,7 @@ from electorate.core.model import (
     Effect,
     ElectionMessage,
     Follow,
+    Gone,
     Message,
     NodeId,
     Notice,
@@ -124,8 +125,10 @@ class Host:
             self.conditions = self.store.conditions_for(voters, lease, wanted, new_members)
             self.started = self.store.begin(self.conditions)
             self.chain = self.store.chain()
-            self.starts = self.store.peers()
-            """The newest start of each peer that was ever met."""
+            lost = self.conditions.rejoin is not None and self.conditions.rejoin.lost
+            self.starts = {} if lost else self.store.peers()
+            """The newest start of each peer that was ever met; an old copy of a store may know better ones no
+            more."""
         self.counts: Counter[str] = Counter()
         """What was refused or ignored, by reason."""
         self.figures = Figures()
@@ -486,10 +489,19 @@ class Host:
         self.timers.disarm(timer)
 
     def save(self, records: list[Record]) -> None:
+        for record in records:
+            if isinstance(record, Gone) and record.gone:
+                self.break_with(record.node)
         commit = self.disk.submit(self.store.commit, records)
         patience = self.loop.call_later(self.config.timing.lease, self.stalled, commit)
         done = asyncio.wrap_future(commit, loop=self.loop)
         done.add_done_callback(partial(self.saved, self.outbox, patience, now()))
+
+    def break_with(self, peer: NodeId) -> None:
+        """It is gone for good: whatever speaks for it must greet again, as one that rejoins."""
+        self.links[peer].drop()
+        if incoming := self.incoming.get(peer):
+            incoming.abort()
 
     def saved(
         self, outbox: Outbox, patience: asyncio.TimerHandle, asked: float, commit: asyncio.Future[None]
