@@ -16,14 +16,15 @@ from electorate.sim.shapes import Wanted
 
 FOUND = {
     "raft": (1, 12, 34),
-    "bully": (1, 8, 41),
-    "zab": (8, 21, 35),
+    "bully": (1, 8, 41, 1777),
+    "zab": (8, 21, 35, 156),
     "tanenbaum": (1, 3, 47),
     "chang-roberts": (2, 4, 52),
     "hirschberg-sinclair": (8, 11, 14),
 }
 """What they broke: I9 (questions held whose asker had died), I10 (nodes that were cut off and claimed), I5 (suspects
-that came back, witnesses that knew most, lost stores)."""
+that came back, witnesses that knew most, lost stores, votes for the dead, duels of those whose positions nobody
+knew)."""
 
 
 def outcome(algorithm: str, seed: int) -> Outcome:

@@ -29,7 +29,7 @@ voters. Departures from the original:
 from __future__ import annotations
 
 from electorate.core.elector import Elector
-from electorate.core.model import Claim, ElectionMessage, NodeId, Reason, Role
+from electorate.core.model import Claim, ElectionMessage, NodeId, Reason, Refuse, Role, Term
 
 
 class Election(ElectionMessage, frozen=True):
@@ -48,12 +48,14 @@ class Victory(Claim, frozen=True):
 
 class Bully(Elector):
     claim_type = Victory
-    fields = (*Elector.fields, "awaited", "deferring")
+    fields = (*Elector.fields, "awaited", "deferring", "outranked_by")
 
     awaited: frozenset[NodeId] = frozenset()
     """Those above me from whom I wait for an Alive."""
     deferring = False
     """Somebody above me is alive; its Victory should come."""
+    outranked_by: frozenset[NodeId] = frozenset()
+    """Who has refused me as above me, since there was last a leader: by its position, which I cannot know."""
 
     def campaign(self) -> None:
         self.role = Role.CANDIDATE
@@ -68,7 +70,7 @@ class Bully(Elector):
         return self.arm("answers", self.node.timing.patience, self.node.timing.patience)
 
     def possibly_above(self) -> list[NodeId]:
-        """Who may outrank me: the static rank tells, unless positions come first."""
+        """Who may outrank me: the static rank tells, unless positions come first, or it has told me so."""
         known = self.node.settings.rank_by != "position"
         mine = self.rank_of(self.me)
         return [
@@ -77,7 +79,7 @@ class Bully(Elector):
             if peer.connected
             and peer.id != self.departed
             and peer.id in self.node.membership.candidates
-            and not (known and self.rank_of(peer.id) < mine)
+            and not (known and self.rank_of(peer.id) < mine and peer.id not in self.outranked_by)
         ]
 
     def receive(self, sender: NodeId, message: ElectionMessage) -> None:
@@ -127,6 +129,14 @@ class Bully(Elector):
 
     def misgiving(self, claimant: NodeId, claim: Claim) -> Reason | None:
         return Reason.OUTRANKED if self.outbids(claimant, claim.position) else None
+
+    def on_refuse(self, voter: NodeId, refusal: Refuse) -> None:
+        if refusal.reason is Reason.OUTRANKED:
+            self.outranked_by |= {voter}
+        super().on_refuse(voter, refusal)
+
+    def settle(self, term: Term) -> None:
+        self.outranked_by = frozenset()
 
     def outbids(self, node: NodeId, position: int) -> bool:
         """I am above it, and neither stand back nor let somebody's wish be done."""

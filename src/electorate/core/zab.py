@@ -24,8 +24,7 @@ followed. Departures from ZooKeeper:
 - Nobody waits any longer once every voter agrees (with `stagger = "rank"`: every one that can be reached);
   ZooKeeper did so up to 3.3. During the wait a lesser vote takes its sender's agreement back; there it is
   discarded. A vote that is sent again bears the newest zxid of its sender.
-- Who has no leader and does not look votes as it is asked to, in its own round or the one asked in, whichever
-  is newer; there it begins a new round with a vote for itself, and answers older ones.
+- Who has no leader and does not look is taken along by a vote of a newer round.
 - Settled votes of any round count together with looking ones of my own; there the two are counted apart, and
   a settled vote of my round replaces a looking one. A vote for one who may not lead is ignored, with its
   round; there only for one who does not vote.
@@ -194,7 +193,10 @@ class Zab(Elector):
         if notification.state is not State.LOOKING:
             return self.on_settled_vote(sender, notification, vote) if self.looking else None
         if self.role is Role.FOLLOWER and self.leader is None:
-            self.look(max(self.round, notification.round), vote)
+            if notification.round > self.round:
+                self.look(notification.round, vote)
+            else:
+                self.campaign()
         if self.looking:
             return self.on_looking_vote(sender, notification.round, vote)
         if self.leader not in (None, self.me):
