@@ -43,11 +43,10 @@ def test_every_commented_key_of_what_init_writes_can_be_used(tmp_path: Path) -> 
     elect(tmp_path, "init")
     path = tmp_path / "cluster.toml"
     text = path.read_text().replace("# secret_file", "secret_file").replace("# insecure", "insecure")
-    path.write_text(
-        text.replace("# [http]", "[http]").replace("# address", "address").replace("# token", "token")
-    )
+    path.write_text(text.replace("# [http]", "[http]").replace("# http", "http").replace("# token", "token"))
     config = load(path)
     assert config.secret_file and config.insecure and config.http and config.http.token_file
+    assert [config.http_address(id) for id in "abc"] == [("127.0.0.1", port) for port in (8400, 8401, 8402)]
     path.write_text(
         text.replace("secret_file", "# ").replace("# [tls]", "[tls]").replace("# c", "c").replace("# k", "k")
     )
@@ -66,7 +65,7 @@ def test_every_commented_key_of_what_init_writes_can_be_used(tmp_path: Path) -> 
             ["init", "--output", "no/such/folder"],
             "no/such/folder cannot be written: No such file or directory",
         ),
-        (["check", "none.toml"], "none.toml: No such file or directory; name a cluster file with --config"),
+        (["check", "none.toml"], "none.toml: No such file or directory; give the path of a cluster file"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path: Path, words: list[str], sentence: str) -> None:

@@ -189,6 +189,7 @@ def test_kubernetes_describes_one_cluster() -> None:
     assert [*config.nodes] == [
         f"{found['StatefulSet']['metadata']['name']}-{number}" for number in range(stateful["replicas"])
     ]
+    assert stateful["template"]["spec"]["enableServiceLinks"] is False
     [container] = stateful["template"]["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert config.http_address("electorate-0") == ("0.0.0.0", ports["http"])

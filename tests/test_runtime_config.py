@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from electorate import Node, sync
 from electorate.core.model import Kind, Member, Membership, QuorumRule, Settings, Timing
 from electorate.errors import UserError
-from electorate.runtime.config import NodeConfig, configure, load, split_address
+from electorate.runtime.config import Keywords, NodeConfig, configure, load, overridable, split_address
 from electorate.runtime.sources import read
 
 FULL = """
@@ -118,7 +119,10 @@ MISTAKES = {
     "nodes that are empty": (TOP + "nodes = {}\n", "nodes: name at least one"),
     "an empty id": (TOP + '[nodes.""]\naddress = "h:1"\n', "an id has 1 to 100 characters"),
     "no port": (TOP + '[nodes.a]\naddress = "h"\n', "nodes.a.address: 'h' is not host:port"),
-    "port 0": (TOP + '[nodes.a]\naddress = "h:0"\n', "nodes.a.address: 'h:0' needs a port from 1 to 65535"),
+    "port 0 among others": (
+        TOP + A + '[nodes.b]\naddress = "localhost:0"\n',
+        "nodes.b.address: port 0 is any free port, and the other nodes could not know which",
+    ),
     "a large port": (TOP + '[nodes.a]\naddress = "h:65536"\n', "'h:65536' needs a port from 1 to 65535"),
     "no number": (TOP + '[nodes.a]\naddress = "h:http"\n', "'h:http' needs a port from 1 to 65535"),
     "no host": (TOP + '[nodes.a]\naddress = ":1"\n', "':1' is not host:port"),
@@ -129,14 +133,44 @@ MISTAKES = {
     ),
     "a negative weight": (TOP + A + "weight = -1\n", "nodes.a.weight: -1 is negative"),
     "no voter": (TOP + A + "kind = 'witness'\n", "nodes: none of them may lead"),
-    "an unknown kind": (TOP + A + "kind = 'king'\n", "nodes.a.kind: invalid enum value 'king'"),
+    "an unknown kind": (
+        TOP + A + "kind = 'king'\n",
+        "nodes.a.kind: there is no 'king'; known are voter, witness, observer",
+    ),
     "an unknown algorithm": (
         'cluster = "demo"\nalgorithm = "paxos"\n' + A,
-        "algorithm: invalid enum value 'paxos'",
+        "algorithm: there is no 'paxos'; known are bully, ring, raft, zab",
     ),
-    "an unknown quorum": (TOP + "quorum = 'all'\n" + A, "quorum: invalid enum value 'all'"),
+    "an unknown quorum": (TOP + "quorum = 'all'\n" + A, "quorum: there is no 'all'; known are majority, w"),
+    "a kind misspelt": (
+        TOP + A + "kind = 'voters'\n",
+        "nodes.a.kind: there is no 'voters'; did you mean 'voter'? known are voter, witness, observer",
+    ),
+    "an algorithm misspelt": (
+        TOP + "algorithm = 'Raft'\n" + A,
+        "algorithm: there is no 'Raft'; did you mean 'raft'? known are bully, ring, raft, zab",
+    ),
     "no election": (TOP + "elections = []\n" + A, "elections: name at least one"),
     "an election without a name": (TOP + "elections = ['']\n" + A, "elections: '': the name of an election"),
+    "one election twice": (TOP + "elections = ['x', 'y', 'x']\n" + A, "elections: 'x' is named twice"),
+    "milliseconds": (
+        TOP + A + "[timing]\nlease = 500\n",
+        "timing.lease: 500 seconds are unlikely, and 120 the most there can be; for 500 ms say 0.5",
+    ),
+    "one port for both": (
+        TOP + A + "http = 'h.localhost:1'\n",
+        "nodes.a.http: port 1 of the same machine is that of nodes.a.address, too; give node a a port of its own",
+    ),
+    "one port of HTTP for two": (
+        TOP + A + "http = ':8400'\n[nodes.b]\naddress = 'localhost:2'\nhttp = '0.0.0.0:8400'\n",
+        "nodes.b.http: port 8400 of the machine of node a is that of nodes.a.http, too; give node b a port of",
+    ),
+    "one port of HTTP for all": (
+        TOP + "[http]\naddress = ':8400'\n" + A + "[nodes.b]\naddress = 'localhost:2'\n",
+        "http.address: port 8400 of the machine of node a is that of http.address, too; give node b a port of",
+    ),
+    "a bad address of HTTP for all": (TOP + "[http]\naddress = 'x'\n" + A, "http.address: 'x' is not host"),
+    "metadata that is no text": (TOP + A + "metadata = { x = 1 }\n", "nodes.a.metadata: expected `str`"),
     "a beat too slow": (TOP + A + "[timing]\nbeat = 0.2\n", "timing.beat: 0.2 must be less than a third of"),
     "a clock too bad": (TOP + A + "[timing]\ndrift = 0.06\n", "timing.drift: 0.06 is not in 0 to 0.05"),
     "no drift at all": (TOP + A + "[timing]\ndrift = nan\n", "timing.drift: nan is not in 0 to 0.05"),
@@ -169,7 +203,7 @@ def test_a_mistake_is_one_sentence_that_names_file_and_key(tmp_path: Path, mista
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cluster\.toml: No such file.*--config"):
+    with pytest.raises(UserError, match=r"cluster\.toml: No such file.*; give the path of a"):
         load(tmp_path / "cluster.toml")
     with pytest.raises(UserError, match="Is a directory"):
         load(tmp_path)
@@ -268,6 +302,63 @@ def test_arguments_come_before_the_environment_and_that_before_the_file(tmp_path
     assert configure(config) is config
 
 
+SERVICE_LINKS = """
+ELECTORATE_SERVICE_HOST=10.96.3.7
+ELECTORATE_SERVICE_PORT=7400
+ELECTORATE_SERVICE_PORT_PEER=7400
+ELECTORATE_SERVICE_PORT_HTTP=8400
+ELECTORATE_PORT=tcp://10.96.3.7:7400
+ELECTORATE_PORT_7400_TCP=tcp://10.96.3.7:7400
+ELECTORATE_PORT_7400_TCP_PROTO=tcp
+ELECTORATE_PORT_7400_TCP_PORT=7400
+ELECTORATE_PORT_7400_TCP_ADDR=10.96.3.7
+ELECTORATE_HTTP_SERVICE_HOST=10.96.3.8
+ELECTORATE_HTTP_PORT=tcp://10.96.3.8:8400
+ELECTORATE_HTTP_PORT_53_UDP_ADDR=10.96.3.8
+"""
+
+
+def test_what_kubernetes_says_of_services_is_not_meant_for_us() -> None:
+    """As the service links of services called electorate and electorate-http."""
+    links = dict(line.split("=") for line in SERVICE_LINKS.split())
+    arguments = {"nodes": {"a": "127.0.0.1:1"}}
+    assert configure(None, arguments, links) == configure(None, arguments, {})
+
+
+def test_only_a_node_that_is_alone_may_have_any_port() -> None:
+    config = configure(None, {"nodes": {"a": "127.0.0.1:0"}, "http_address": "[::1]:0"}, {})
+    assert config.listening("a", 7400).address("a") == ("127.0.0.1", 7400)
+    assert config.serving("a", 8400).http_address("a") == ("::1", 8400)
+    chosen = config.listening("a", 7400).serving("a", 8400)
+    assert chosen.listening("a", 1).serving("a", 2) == chosen
+
+
+def test_ports_that_do_not_clash() -> None:
+    """The same port on different machines, on different addresses of one, or said by each process for itself."""
+    far = {"a": "10.0.0.1:7400", "b": "10.0.0.2:7400"}
+    assert configure({"nodes": far, "insecure": True, "http": {"address": "0.0.0.0:8400"}}, {}, {}).http
+    near = {"a": {"address": "127.0.0.1:7400", "http": "127.0.0.2:7400"}, "b": "127.0.0.1:7401"}
+    assert configure({"nodes": near}, {}, {}).http_address("a") == ("127.0.0.2", 7400)
+    here = {"a": "127.0.0.1:7400", "b": "127.0.0.1:7401"}
+    assert configure(None, {"nodes": here}, {"ELECTORATE_HTTP_ADDRESS": ":8401"}).http
+    assert configure({"nodes": here, "http": {"address": ":8401"}}, {}, {}).http
+
+
+def test_every_key_can_be_an_argument_that_type_checkers_know() -> None:
+    _, words = overridable()
+    assert set(Keywords.__annotations__) == set(words)
+
+
+def test_metadata_given_by_the_program_are_texts() -> None:
+    with pytest.raises(UserError) as raised:
+        Node("a", nodes={"a": "127.0.0.1:1"}, metadata={"url": 1})  # type: ignore[dict-item]
+    assert str(raised.value) == (
+        "argument metadata: 'url' is 1; the others are told texts: 'url' could be '1'"
+    )
+    with pytest.raises(UserError, match="argument metadata: it is told at each greeting; keep it below 2000"):
+        sync.Node("a", nodes={"a": "127.0.0.1:1"}, metadata={"x": "y" * 2000})
+
+
 def test_without_a_file_arguments_or_variables_are_enough() -> None:
     expected = Membership((Member("a"), Member("b", priority=2)))
     nodes = {"a": "127.0.0.1:1", "b": {"address": "127.0.0.1:2", "priority": 2}}
@@ -296,7 +387,21 @@ def test_without_a_file_arguments_or_variables_are_enough() -> None:
             "argument nodes: nodes.a.adress is not a key; did you mean",
         ),
         ({}, {"ELECTORATE_NODES": "a"}, "ELECTORATE_NODES: 'a' is not like a=10.0.0.1:7400,b=10.0.0.2:7400"),
-        ({}, {"ELECTORATE_ALGORITM": "raft"}, "ELECTORATE_ALGORITM is not known; did you mean 'algorithm'?"),
+        (
+            {},
+            {"ELECTORATE_ALGORITM": "raft"},
+            "ELECTORATE_ALGORITM is not known; did you mean 'ELECTORATE_ALG",
+        ),
+        (
+            {},
+            {"ELECTORATE_HTTP_PORT": "8400"},
+            "ELECTORATE_HTTP_PORT is not known; did you mean 'ELECTORATE_HTTP_ADDRESS'?",
+        ),
+        (
+            {},
+            {"ELECTORATE_ALGORITHM": "paxos"},
+            "ELECTORATE_ALGORITHM: there is no 'paxos'; known are bully, ",
+        ),
         (
             {"nodes": {"a": "localhost:1"}},
             {"ELECTORATE_TIMING_BEAT": "1"},

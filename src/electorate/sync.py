@@ -20,13 +20,13 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, Unpack
 
 from electorate import leadership as base
 from electorate.election import Guarantees, LeaderView
 from electorate.engines import embedded
 from electorate.leadership import LeadershipLost, Loss, OnOverrun
-from electorate.runtime.config import Config
+from electorate.runtime.config import Config, Keywords
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -208,7 +208,7 @@ class Node:
         new_members: bool = False,
         metadata: Mapping[str, str] | None = None,
         handle_sigterm: bool = True,
-        **settings: Any,
+        **settings: Unpack[Keywords],
     ) -> None:
         self._node = embedded.Node(
             id,

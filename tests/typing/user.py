@@ -41,6 +41,12 @@ async def main() -> None:
         assert_type(opened, Election)
 
 
+def all_sorts_of_settings() -> None:
+    Node("a", nodes="a=10.0.0.1:7400,b=10.0.0.2:7400", quorum="weighted", timing={"lease": 2.0}, preempt=True)
+    Node("a", {"cluster": "demo"}, nodes={"a": {"address": "10.0.0.1:7400", "weight": 2}}, beat=0.2)
+    Node("a", tls={"ca": "ca.pem", "cert": "a.pem", "key": "a.key"}, http_address=":8400", elections=["x"])
+
+
 async def lsn() -> int:
     return 7
 

@@ -34,14 +34,14 @@ beat = 0.1               # less than a third of the lease
 # cert = "certs/{{id}}.pem"
 # key = "certs/{{id}}.key"
 
-# [http]                 # /leader, /health, /status, /metrics
-# address = "127.0.0.1:8400"
-# token_file = "token"   # who bears it may transfer and resign
+# [http]
+# token_file = "token"   # who bears it may transfer and resign over HTTP
 """
 
 NODE = """
 [nodes.{id}]
 address = "127.0.0.1:{port}"
+# http = "127.0.0.1:{http}"  # /leader, /health, /status, /metrics
 """
 
 
@@ -60,7 +60,9 @@ def init(
         raise UserError(f"--nodes {nodes}: a file to begin with has 1 to {MOST_NODES} nodes")
     names = [chr(ord("a") + number) for number in range(nodes)]
     text = HEAD.format(cluster=cluster, algorithm=algorithm)
-    text += "".join(NODE.format(id=id, port=7400 + number) for number, id in enumerate(names))
+    text += "".join(
+        NODE.format(id=id, port=7400 + number, http=8400 + number) for number, id in enumerate(names)
+    )
     try:
         with output.open("w" if force else "x") as file:
             file.write(text)

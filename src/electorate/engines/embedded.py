@@ -16,13 +16,13 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 from electorate.election import NOTHING, Election, Guarantees, LeaderView, Position, Tenure
 from electorate.engines.url import URL
 from electorate.errors import UserError
 from electorate.leadership import Loss, Timekeeper
-from electorate.runtime.config import Config, configure
+from electorate.runtime.config import Config, Keywords, complaints_about_metadata, configure
 from electorate.runtime.control import control
 from electorate.runtime.host import Host
 from electorate.runtime.telemetry import trace_elections
@@ -196,9 +196,11 @@ class Node:
         new_members: bool = False,
         metadata: Mapping[str, str] | None = None,
         handle_sigterm: bool = True,
-        **settings: Any,
+        **settings: Unpack[Keywords],
     ) -> None:
         self.config = configure(config, settings)
+        for what in complaints_about_metadata(metadata or {}):
+            raise UserError(f"argument metadata{what}")
         self.id = id = id or os.environ.get("ELECTORATE_ID") or ""
         if not id:
             raise UserError("say which node this is: Node('a', ...), or ELECTORATE_ID in the environment")
@@ -251,6 +253,7 @@ class Node:
         try:
             await self._around.enter_async_context(control(host))
             await self._around.enter_async_context(serving(host))
+            self.config = host.config
         except BaseException:
             await self.stop()
             raise
@@ -325,7 +328,7 @@ async def open_url(url: URL) -> AsyncIterator[Election]:
         raise UserError(f"{url.text}: say which node this is, with ?id=")
     data, config = options.pop("data", None), options.pop("config", None)
     rejoin = options.pop("rejoin", "false") == "true"
-    settings: dict[str, Any] = {**options, "algorithm": url.scheme}
+    settings: Any = {**options, "algorithm": url.scheme}
     if url.place:
         settings["nodes"] = dict(member.partition("=")[::2] for member in url.place.split(","))
     async with Node(id, config, data=data, rejoin=rejoin, **settings) as node:

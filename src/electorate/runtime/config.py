@@ -17,9 +17,11 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import EnumType
+from itertools import chain, combinations
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -31,6 +33,14 @@ from electorate.runtime.sources import PREFIX, Source, read, variables
 T = TypeVar("T")
 
 MAX_METADATA = 2000
+LONGEST = 120.0
+"""No duration is longer than so many seconds; who says more has probably meant milliseconds."""
+
+Algorithm = Literal["bully", "ring", "raft", "zab"]
+RankBy = Literal["id", "position", "spread"]
+Stagger = Literal["rank", "random", "none"]
+Freshness = Literal["require", "prefer"]
+Ring = Literal["tanenbaum", "chang-roberts", "hirschberg-sinclair"]
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,16 +76,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     cluster: str
     nodes: dict[NodeId, NodeConfig]
-    algorithm: Literal["bully", "ring", "raft", "zab"] = "raft"
+    algorithm: Algorithm = "raft"
     elections: tuple[str, ...] = ("main",)
     """The elections that the nodes contend for; others that a member speaks of are held as well."""
     quorum: QuorumRule = QuorumRule.MAJORITY
-    rank_by: Literal["id", "position", "spread"] = "id"
-    stagger: Literal["rank", "random", "none"] = "rank"
+    rank_by: RankBy = "id"
+    stagger: Stagger = "rank"
     preempt: bool | None = None
     pre_vote: bool = True
-    freshness: Literal["require", "prefer"] = "require"
-    ring: Literal["tanenbaum", "chang-roberts", "hirschberg-sinclair"] = "tanenbaum"
+    freshness: Freshness = "require"
+    ring: Ring = "tanenbaum"
     fast_failover: bool = True
     """A refused connection proves that a process is gone; false where addresses go through a proxy."""
     timing: Timing = Timing()
@@ -106,13 +116,67 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def http_address(self, node: NodeId) -> tuple[str, int] | None:
         """Where this node serves HTTP, if it does."""
         address = self.nodes[node].http or (self.http and self.http.address)
+        return split_address(whole(address)) if address else None
+
+    def listening(self, node: NodeId, port: int) -> Config:
+        """The same, where this node has been given that port, if it was free to choose (port 0)."""
         return (
-            split_address(f"127.0.0.1{address}" if address.startswith(":") else address) if address else None
+            self if self.address(node)[1] else self.with_address(node, "address", self.address(node)[0], port)
         )
+
+    def serving(self, node: NodeId, port: int) -> Config:
+        """The same for HTTP."""
+        asked = self.http_address(node)
+        return self.with_address(node, "http", asked[0], port) if asked and not asked[1] else self
+
+    def with_address(self, node: NodeId, key: Literal["address", "http"], host: str, port: int) -> Config:
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        changed = msgspec.structs.replace(self.nodes[node], **{key: address})
+        return msgspec.structs.replace(self, nodes={**self.nodes, node: changed})
 
     def path(self, name: str, node: NodeId) -> Path:
         """The file that this configuration means for this node."""
         return Path(self.directory) / name.replace("{id}", node)
+
+
+class Keywords(TypedDict, total=False):
+    """What `Node(...)` can be told besides: each key of the file. The keys of a table bear its name before
+    them; those of [timing] need not."""
+
+    cluster: str
+    nodes: str | Mapping[str, str | Mapping[str, Any] | NodeConfig]
+    algorithm: Algorithm
+    elections: Sequence[str]
+    quorum: QuorumRule | Literal["majority", "weighted", "hierarchical", "textbook"]
+    rank_by: RankBy
+    stagger: Stagger
+    preempt: bool
+    pre_vote: bool
+    freshness: Freshness
+    ring: Ring
+    fast_failover: bool
+    timing: Mapping[str, float]
+    beat: float
+    lease: float
+    drift: float
+    patience: float
+    rank_slot: float
+    finalize_wait: float
+    timing_beat: float
+    timing_lease: float
+    timing_drift: float
+    timing_patience: float
+    timing_rank_slot: float
+    timing_finalize_wait: float
+    tls: Mapping[str, str]
+    tls_ca: str
+    tls_cert: str
+    tls_key: str
+    secret_file: str
+    insecure: bool
+    http: Mapping[str, str]
+    http_address: str
+    http_token_file: str
 
 
 def load(path: Path) -> Config:
@@ -151,15 +215,13 @@ TABLES: dict[str, Any] = {"timing": Timing, "tls": Tls, "http": Http}
 def apply(source: Source, place: str, words: list[str], value: Any) -> None:
     """Let a variable or an argument override what the file says. Texts stand for what the key wants."""
     name = "_".join(words)
-    kinds = {field.name: field.type for field in msgspec.structs.fields(Config)}
-    kinds |= {
-        f"{table}.{field.name}": field.type
-        for table, type in TABLES.items()
-        for field in msgspec.structs.fields(type)
-    }
-    keys = {key.replace(".", "_"): key for key in kinds} | {key: f"timing.{key}" for key in fields(Timing)}
+    kinds, keys = overridable()
     if name not in keys:
-        raise UserError(f"{place} is not known; {nearest(name, keys)}")
+        known = list(keys)
+        if place.startswith(PREFIX):
+            known = [PREFIX + word.upper() for word in keys if keys[word] not in TABLES]
+            name = place
+        raise UserError(f"{place} is not known; {nearest(name, known)}")
     key = keys[name]
     if key == "nodes":
         value = members(place, value)
@@ -169,8 +231,20 @@ def apply(source: Source, place: str, words: list[str], value: Any) -> None:
         try:
             value = msgspec.convert(value, kinds[key], strict=False)
         except msgspec.ValidationError as error:
-            raise UserError(f"{place}: '{value}': {sentence(error)}") from None
+            raise UserError(f"{place}: {sentence(str(error), key, repr(value) + ': ')}") from None
     source.set(place, key, value)
+
+
+def overridable() -> tuple[dict[str, Any], dict[str, str]]:
+    """The type of each key, and the key that each word means."""
+    kinds = {field.name: field.type for field in msgspec.structs.fields(Config) if field.name != "directory"}
+    kinds |= {
+        f"{table}.{field.name}": field.type
+        for table, type in TABLES.items()
+        for field in msgspec.structs.fields(type)
+    }
+    words = {key.replace(".", "_"): key for key in kinds}
+    return kinds, words | {key: f"timing.{key}" for key in fields(Timing)}
 
 
 def members(place: str, value: Any) -> dict[str, Any]:
@@ -203,9 +277,9 @@ def check(source: Source | dict[str, Any], directory: Path = Path()) -> Config:
     for table, type in TABLES.items():
         suggest(source, content.get(table), type, f"{table}.")
     config = convert(source, {**content, "directory": str(directory)}, Config, "")
-    for complaints in COMPLAINTS:
-        for key, what in complaints(config):
-            raise source.complaint(key, what)
+    alike = source.is_from_file("http.address")
+    for key, what in chain(*(each(config) for each in COMPLAINTS), complaints_about_ports(config, alike)):
+        raise source.complaint(key, what)
     return config
 
 
@@ -219,12 +293,30 @@ def convert(source: Source, content: Any, type: type[T], prefix: str) -> T:
         if missing != what:
             where, what = f"{where.rstrip('`')}.{missing.strip('`')}", "it is missing"
         key = f"{prefix}{where.strip('`.').replace('[...]', '')}".rstrip(".")
-        raise source.complaint(key, f": {what[0].lower()}{what[1:]}") from None
+        raise source.complaint(key, f": {sentence(what, key)}") from None
 
 
-def sentence(error: msgspec.ValidationError) -> str:
-    text = str(error)
-    return text[0].lower() + text[1:]
+def sentence(complaint: str, key: str, value: str = "") -> str:
+    """A complaint of msgspec in our words. What is none of several words is told which there are."""
+    _, is_no_choice, word = complaint.partition("Invalid enum value ")
+    if not is_no_choice:
+        return f"{value}{complaint[0].lower()}{complaint[1:]}"
+    known = CHOICES[key.rpartition(".")[2]]
+    near = difflib.get_close_matches(word.strip("'"), known, 1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"there is no {word}; {hint}known are {', '.join(known)}"
+
+
+def choices(kind: Any) -> tuple[str, ...]:
+    """The words that a value can be, if it must be one of some."""
+    if isinstance(kind, EnumType):
+        return tuple(kind)
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+CHOICES = {
+    field.name: choices(field.type) for kind in (Config, NodeConfig) for field in msgspec.structs.fields(kind)
+}
 
 
 def suggest(source: Source, content: Any, type: Any, prefix: str, hidden: str = "") -> None:
@@ -256,22 +348,12 @@ def complaints_about_nodes(config: Config) -> Complaints:
         yield "cluster", ": give the cluster a name; nodes of another one are refused by it"
     if not config.nodes:
         yield "nodes", ": name at least one, as [nodes.a] with an address"
-    seen: dict[str, NodeId] = {}
     for id, node in config.nodes.items():
         key = f"nodes.{id}"
         if not id or len(id) > 100:
             yield key, ": an id has 1 to 100 characters"
         if "/" in id or not id.isprintable():
             yield key, ": an id has no slash, and nothing that cannot be printed"
-        for name, address in (("address", node.address), ("http", node.http)):
-            if address is not None:
-                try:
-                    split_address(address if name == "address" else whole(address))
-                except ValueError as error:
-                    yield f"{key}.{name}", f": '{address}' {error}"
-        if node.address in seen:
-            yield f"{key}.address", f": {node.address} is also that of node {seen[node.address]}"
-        seen[node.address] = id
         if node.weight < 0:
             yield f"{key}.weight", f": {node.weight} is negative; 0 means that it never counts"
         if (node.weight != 1 or node.group) and config.quorum == "majority":
@@ -280,10 +362,44 @@ def complaints_about_nodes(config: Config) -> Complaints:
                 f"{key}.{name}",
                 ": it counts only with quorum = 'weighted' or 'hierarchical'; set that, too",
             )
-        if sum(len(k) + len(v) for k, v in node.metadata.items()) > MAX_METADATA:
-            yield f"{key}.metadata", f": it is told at each greeting; keep it below {MAX_METADATA} characters"
+        for what in complaints_about_metadata(node.metadata):
+            yield f"{key}.metadata", what
     if config.nodes and not config.membership.candidates:
         yield "nodes", ": none of them may lead; at least one must be a voter with a weight"
+
+
+def complaints_about_addresses(config: Config) -> Complaints:
+    given = {f"nodes.{id}.address": node.address for id, node in config.nodes.items()}
+    http = {f"nodes.{id}.http": node.http for id, node in config.nodes.items()}
+    http["http.address"] = config.http.address if config.http else None
+    for key, address in [
+        *given.items(),
+        *((key, whole(address)) for key, address in http.items() if address),
+    ]:
+        try:
+            split_address(address)
+        except ValueError as error:
+            yield key, f": '{address}' {error}"
+    seen: dict[str, NodeId] = {}
+    for id, node in config.nodes.items():
+        if node.address in seen:
+            yield f"nodes.{id}.address", f": {node.address} is also that of node {seen[node.address]}"
+        seen[node.address] = id
+        if len(config.nodes) > 1 and not config.address(id)[1]:
+            yield (
+                f"nodes.{id}.address",
+                ": port 0 is any free port, and the other nodes could not know which; only a node that is"
+                " alone can have it",
+            )
+
+
+def complaints_about_metadata(metadata: Mapping[Any, Any]) -> Iterator[str]:
+    for name, value in metadata.items():
+        if not (isinstance(name, str) and isinstance(value, str)):
+            yield f": {name!r} is {value!r}; the others are told texts: {str(name)!r} could be {str(value)!r}"
+            return
+    if sum(len(k) + len(v) for k, v in metadata.items()) > MAX_METADATA:
+        yield f": it is told at each greeting; keep it below {MAX_METADATA} characters"
 
 
 def complaints_about_elections(config: Config) -> Complaints:
@@ -292,6 +408,8 @@ def complaints_about_elections(config: Config) -> Complaints:
     for election in config.elections:
         if not 0 < len(election) <= MAX_NAME:
             yield "elections", f": '{election}': the name of an election has 1 to {MAX_NAME} characters"
+        if config.elections.count(election) > 1:
+            yield "elections", f": '{election}' is named twice; leave one of them out"
 
 
 def complaints_about_timing(config: Config) -> Complaints:
@@ -299,6 +417,12 @@ def complaints_about_timing(config: Config) -> Complaints:
     for name, value in msgspec.structs.asdict(timing).items():
         if name != "drift" and not 0 < value < float("inf"):
             yield f"timing.{name}", f": {value} is not a duration in seconds; it must be positive"
+        if name != "drift" and value > LONGEST:
+            yield (
+                f"timing.{name}",
+                f": {value:g} seconds are unlikely, and {LONGEST:g} the most there can be; for {value:g} ms"
+                f" say {value / 1000:g}",
+            )
     if not 0 <= timing.drift <= 0.05:
         yield "timing.drift", f": {timing.drift} is not in 0 to 0.05; 0.001 is a clock off by 0.1 %"
     if timing.beat >= timing.lease / 3:
@@ -337,8 +461,47 @@ def complaints_about_safety(config: Config) -> Complaints:
             )
 
 
+class Place(NamedTuple):
+    """Where a node listens: the key that says so, and the machine as far as the configuration tells."""
+
+    key: str
+    node: NodeId
+    machine: str
+    host: str
+    port: int
+
+    def clashes(self, other: Place) -> bool:
+        """Only one of the two can listen there."""
+        everywhere = {"0.0.0.0", "::"} & {self.host, other.host}
+        same_machine = self.node == other.node or self.machine == other.machine
+        return same_machine and 0 < self.port == other.port and bool(everywhere or self.host == other.host)
+
+
+def places(config: Config, alike: bool) -> Iterator[Place]:
+    for id, node in config.nodes.items():
+        host, port = config.address(id)
+        machine = "this one" if is_loopback(host) else host
+        yield Place(f"nodes.{id}.address", id, machine, host, port)
+        http = config.http_address(id)
+        if http and (node.http or alike):
+            yield Place(f"nodes.{id}.http" if node.http else "http.address", id, machine, *http)
+
+
+def complaints_about_ports(config: Config, alike: bool) -> Complaints:
+    """`alike`: what [http] says is said to all nodes, and not to each process on its own."""
+    for one, other in combinations(places(config, alike), 2):
+        if one.clashes(other):
+            there = "the same machine" if one.node == other.node else f"the machine of node {one.node}"
+            yield (
+                other.key,
+                f": port {other.port} of {there} is that of {one.key}, too; give node {other.node} a port of"
+                f" its own, as nodes.{other.node}.{'http' if 'http' in other.key else 'address'}",
+            )
+
+
 COMPLAINTS = (
     complaints_about_nodes,
+    complaints_about_addresses,
     complaints_about_elections,
     complaints_about_timing,
     complaints_about_safety,
@@ -368,6 +531,6 @@ def split_address(address: str) -> tuple[str, int]:
         host.encode("idna")
     except UnicodeError:
         raise ValueError("names a host that cannot be") from None
-    if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError("needs a port from 1 to 65535")
+    if not port.isdecimal() or not 0 <= int(port) < 65536:
+        raise ValueError("needs a port from 1 to 65535, or 0 for any that is free")
     return host, int(port)

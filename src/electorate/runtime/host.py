@@ -220,6 +220,7 @@ class Host:
                 f"node {self.id} cannot listen on {host}:{port}: {error.strerror or error};"
                 f" stop whatever uses that port, or change nodes.{self.id}.address"
             ) from None
+        self.config = self.config.listening(self.id, self.listener.getsockname()[1])
         addresses = {id: self.config.address(id) for id in self.node.peers}
         self.links = {peer: Link(self, peer, address) for peer, address in addresses.items()}
         fork.running.add(self)
@@ -227,7 +228,9 @@ class Host:
         self.begin()
         for link in self.links.values():
             link.dial_soon()
-        self.tell("ready", {"address": f"{host}:{port}", "incarnation": self.node.incarnation})
+        self.tell(
+            "ready", {"address": self.config.nodes[self.id].address, "incarnation": self.node.incarnation}
+        )
 
     def begin(self) -> None:
         self.do(self.node.start(now()))

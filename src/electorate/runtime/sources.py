@@ -14,6 +14,12 @@ PREFIX = "ELECTORATE_"
 OTHERS = {"CONFIG", "ID", "DATA", "TERM", "ELECTION", "NODE"}
 """Variables that are no keys: which node this is, and what `elect run` tells its command."""
 
+LINK = re.compile(
+    r"(.*_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)|(?P<url>(.*_)?PORT)"
+)
+"""Variables that Kubernetes sets in each container for each service (service links), of ours if one is called
+electorate: ELECTORATE_SERVICE_HOST, ELECTORATE_PORT_7400_TCP, and ELECTORATE_PORT, which then is a URL."""
+
 PART = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
 KEY = re.compile(rf"\s*({PART}(?:\s*\.\s*{PART})*)\s*=")
 TABLE = re.compile(rf"\s*\[\[?\s*({PART}(?:\s*\.\s*{PART})*)\s*\]")
@@ -38,12 +44,20 @@ class Source:
             table[name] = table = dict(inner) if isinstance(inner, Mapping) else {}
         table[last] = value
 
-    def complaint(self, key: str, what: str) -> UserError:
-        """An error that names the place of the key, or of the table that it is in or should be in."""
+    def place(self, key: str) -> str:
+        """Where the key was said, or the table that it is in or should be in."""
         known = key
         while known and known not in self.places:
             known = known.rpartition(".")[0]
-        return UserError(f"{self.places.get(known, self.name)}: {key}{what}")
+        return self.places.get(known, self.name)
+
+    def is_from_file(self, key: str) -> bool:
+        """Whether a line of a file says so, and nothing since."""
+        return self.place(key).startswith(f"{self.name}:")
+
+    def complaint(self, key: str, what: str) -> UserError:
+        """An error that names the place of the key."""
+        return UserError(f"{self.place(key)}: {key}{what}")
 
 
 def read(path: Path) -> Source:
@@ -52,7 +66,7 @@ def read(path: Path) -> Source:
         text = path.read_text("utf-8")
         source = Source(str(path), tomllib.loads(text))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; name a cluster file with --config") from None
+        raise UserError(f"{path}: {error.strerror}; give the path of a cluster file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML: {error}") from None
     for number, key in keys(text):
@@ -86,8 +100,10 @@ def undotted(key: str) -> str:
 
 def variables(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables that may be keys, without their prefix."""
-    return {
-        name.removeprefix(PREFIX): value
-        for name, value in environ.items()
-        if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in OTHERS
-    }
+    ours = {name.removeprefix(PREFIX): value for name, value in environ.items() if name.startswith(PREFIX)}
+    return {name: value for name, value in ours.items() if name not in OTHERS and not is_link(name, value)}
+
+
+def is_link(name: str, value: str) -> bool:
+    found = LINK.fullmatch(name)
+    return bool(found and (found["url"] is None or "://" in value))

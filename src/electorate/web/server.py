@@ -41,6 +41,7 @@ async def serve(host: Host) -> AsyncIterator[None]:
     if host.config.http and host.config.http.token_file:
         token.read(host.config.path(host.config.http.token_file, host.id))
     listener = await claim_address(host)
+    host.config = host.config.serving(host.id, listener.getsockname()[1])
     host.sockets.add(listener)
     events = Events(host)
     config = uvicorn.Config(
