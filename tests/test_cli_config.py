@@ -11,12 +11,14 @@ import pytest
 
 from electorate.runtime.config import load
 
+ELECT = Path(sys.executable).with_name("elect")
+
 
 def elect(directory: Path, *words: str, **environ: str) -> tuple[int, str, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "electorate.cli.main", "config", *words],
+        [ELECT, "config", *words],
         cwd=directory,
-        env={**os.environ, **environ},
+        env={**os.environ, "PATH": f"{ELECT.parent}:{os.environ['PATH']}", **environ},
         capture_output=True,
         text=True,
         check=False,

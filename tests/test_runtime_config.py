@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from electorate.core.model import Kind, Member, Membership, QuorumRule, Settings
 from electorate.errors import UserError
 from electorate.runtime.config import Keywords, NodeConfig, configure, load, overridable, split_address
 from electorate.runtime.sources import read
+from tests.runtime_hosts import in_loop
 
 FULL = """
 cluster = "demo"
@@ -331,6 +334,20 @@ def test_only_a_node_that_is_alone_may_have_any_port() -> None:
     assert config.serving("a", 8400).http_address("a") == ("::1", 8400)
     chosen = config.listening("a", 7400).serving("a", 8400)
     assert chosen.listening("a", 1).serving("a", 2) == chosen
+
+
+@in_loop
+async def test_a_node_that_is_alone_listens_on_ports_of_its_own_finding(tmp_path: Path) -> None:
+    settings: Keywords = {"nodes": {"a": "127.0.0.1:0"}, "http_address": ":0"}
+    async with Node("a", data=tmp_path, **settings) as node, node.election().leadership():
+        host, port = node.config.http_address("a") or ("", 0)
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(b"GET /leader HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        said = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
+        writer.close()
+    assert said["leader"] == "a"
+    assert said["address"] == "{}:{}".format(*node.config.address("a"))
+    assert not said["address"].endswith(":0")
 
 
 def test_ports_that_do_not_clash() -> None:

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from electorate.cli.invocation import elect
 from electorate.errors import UserError
+from electorate.extras import install
 
 app = typer.Typer(
     help="Make certificates for the nodes of a cluster.", no_args_is_help=True, add_completion=False
@@ -21,7 +23,7 @@ def authority() -> Any:
     try:
         from electorate.cli import authority
     except ModuleNotFoundError:
-        raise UserError("certificates are made by another package: pip install 'electorate[tls]'") from None
+        raise UserError(f"certificates are made by another package: {install('tls')}") from None
     return authority
 
 
@@ -34,7 +36,7 @@ def init(
     """Make the authority: ca.pem, which every node gets, and ca.key, which none does."""
     authority().make_authority(cluster, directory, days)
     print(f"Made {directory}/ca.pem and {directory}/ca.key. Keep the key away from the nodes.")
-    print(f"Next: elect certs issue a b c --dir {directory}")
+    print(f"Next: {elect()} certs issue a b c --dir {directory}")
 
 
 @app.command()

@@ -18,6 +18,7 @@ from electorate.check.flaws import FLAWS, flawed
 from electorate.check.question import Answer, Question, gallery, load, shipped, understand
 from electorate.check.search import Search
 from electorate.check.story import tell
+from electorate.cli.invocation import elect
 from electorate.errors import UserError
 
 ALGORITHMS = ("bully", "ring", "raft", "zab")
@@ -193,7 +194,7 @@ def show(answer: Answer, replay: Path | None, as_json: bool) -> None:
             print(f"seen  {mark}")
     if replay and answer.way:
         replay.write_bytes(msgspec.json.format(msgspec.json.encode(answer.schedule()), indent=2))
-        print(f"elect: see it again with: elect sim --replay {replay}", file=sys.stderr)
+        print(f"elect: see it again with: {elect()} sim --replay {replay}", file=sys.stderr)
     if answer.is_good:
         sys.exit(0 if answer.verdict.complete or answer.problem else 5)
     sys.exit(1)

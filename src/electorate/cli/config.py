@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from electorate.cli.invocation import elect
 from electorate.cli.plan import ALGORITHMS, MOST_NODES
 from electorate.core.model import Membership
 from electorate.errors import UserError
@@ -72,7 +73,7 @@ def init(
         raise UserError(f"{output} cannot be written: {error.strerror}") from None
     print(f"Wrote {output}. Start each node, in a terminal of its own:")
     for id in names:
-        print(f"  elect node --config {output} --id {id}")
+        print(f"  {elect()} node --config {output} --id {id}")
 
 
 @app.command("check")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
+
+from electorate.errors import UserError
+from electorate.extras import install
+from electorate.version import __version__
 
 try:
     import typer
 except ModuleNotFoundError:
-    print("elect: the command needs more than the library: pip install 'electorate[cli]'", file=sys.stderr)
+    print(f"elect: the command needs more than the library does: {install('cli')}", file=sys.stderr)
     sys.exit(2)
 
 from typer.core import TyperGroup
-
-from electorate.errors import UserError
 
 COMMANDS = {
     "node": "electorate.cli.node:node",
@@ -42,6 +45,13 @@ class Subcommands(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(COMMANDS)}"
+            raise UserError(f"there is no command '{args[0]}'; {hint}")
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
@@ -65,8 +75,18 @@ app = typer.Typer(
 )
 
 
+def tell_version(wished: bool) -> None:
+    if wished:
+        print(f"electorate {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def elect() -> None:
+def elect(
+    version: Annotated[
+        bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Elect one process out of many: run nodes, try a local cluster, break it all in a simulator."""
 
 

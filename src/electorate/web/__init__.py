@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from electorate.errors import UserError
+from electorate.extras import install
 from electorate.runtime.host import Host
 
 
@@ -22,7 +23,7 @@ async def serving(host: Host) -> AsyncIterator[None]:
         from electorate.web.server import serve
     except ModuleNotFoundError as error:
         raise UserError(
-            f"HTTP needs a package that is not installed ({error.name}): pip install 'electorate[web]',"
+            f"HTTP needs a package that is not installed ({error.name}): {install('web')},"
             " or leave http out of the cluster file"
         ) from None
     async with serve(host):

@@ -1,0 +1,5 @@
+"""`python -m electorate` is `elect`."""
+
+from electorate.cli.main import main
+
+main()
