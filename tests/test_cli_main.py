@@ -61,7 +61,10 @@ def test_what_is_not_installed_is_named_in_one_sentence(
     code, output, complaint = said(sys.executable, "-c", program, *words, cwd=tmp_path)
     assert (code, output) == (2, "")
     assert complaint.startswith("elect: ")
-    assert complaint.endswith(f": {remedy}\n")
+    assert complaint.endswith(f": {sys.executable} -m {remedy}\n")
+    assert said(sys.executable, "-c", program, *words, cwd=tmp_path, path=str(BIN))[2].endswith(
+        f": {remedy}\n"
+    )
     assert complaint.count("\n") == 1
 
 

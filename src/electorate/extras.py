@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import sys
 from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
 
 
 def install(extra: str) -> str:
@@ -15,4 +18,7 @@ def install(extra: str) -> str:
         stated = []
     marked = re.compile(rf"""extra == ['"]{extra}['"]""")
     packages = [need.partition(";")[0].strip() for need in stated if marked.search(need)]
-    return shlex.join(["pip", "install", *(packages or [f"electorate[{extra}]"])])
+    found = shutil.which("pip")
+    ours = found is not None and Path(found).parent == Path(sys.executable).parent
+    pip = ["pip"] if ours else [sys.executable, "-m", "pip"]
+    return shlex.join([*pip, "install", *(packages or [f"electorate[{extra}]"])])

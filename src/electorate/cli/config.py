@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from electorate.cli.examine import doubts, troubles
 from electorate.cli.invocation import elect
 from electorate.cli.plan import ALGORITHMS, MOST_NODES
-from electorate.core.model import Membership
+from electorate.cli.serve import DataOption
+from electorate.core.model import Membership, QuorumRule
 from electorate.errors import UserError
 from electorate.runtime.config import Config, configure, is_loopback
 
@@ -79,9 +82,14 @@ def init(
 @app.command("check")
 def check(
     file: Annotated[Path, typer.Argument(help="The cluster file.")],
-    id: Annotated[str | None, typer.Option(envvar="ELECTORATE_ID", help="Look at this node, too.")] = None,
+    id: Annotated[
+        str | None,
+        typer.Option(envvar="ELECTORATE_ID", help="Look at all that this node would look at when it starts."),
+    ] = None,
+    data: DataOption = None,
 ) -> None:
-    """Check a cluster file, with the environment of this shell, and tell what it means.
+    """Check a cluster file, with the environment of this shell, and tell what it means. With --id also
+    whether that node could start here: its files, keys, ports and directory.
 
     Exit code 0: it can be used; what deserves a second thought is noted. 2: it cannot be used.
     """
@@ -100,20 +108,37 @@ def check(
         f"fail-over: milliseconds after a crash{'' if config.fast_failover else ' are off (fast_failover)'},"
         f" at most {timing.lease:g} s and a few round trips after a hang or a partition"
     )
-    for warning in warnings(config):
-        print(f"note: {warning}")
+    found = list(troubles(config, id, data or Path(f"electorate-{config.cluster}-{id}"))) if id else []
+    for note in dict.fromkeys([*warnings(config), *doubts(config)]):
+        if note not in found:
+            print(f"note: {note}")
+    for trouble in found:
+        print(f"elect: {trouble}", file=sys.stderr)
+    if found:
+        raise typer.Exit(2)
+    if id:
+        print(f"node {id} could start here")
 
 
 def quorum(membership: Membership) -> str:
     """How many voters may fail."""
-    voters = membership.voters
-    told = f"{membership.rule} of {len(voters)} voters"
-    if len(voters) > 12:
-        return told
+    survived = losses(membership)
+    lost = f"any {survived} of them" if survived > 1 else "any one of them" if survived else "none of them"
+    return f"{membership.rule} of {len(membership.voters)} voters; it survives the loss of {lost}"
+
+
+def losses(membership: Membership) -> int:
+    """So many voters may be lost, whichever they are: there is still a quorum, and one that may lead."""
+    voters = set(membership.voters)
+    dearest = sorted(voters, key=lambda id: membership.by_id[id].weight, reverse=True)
+    weighs_alone = membership.rule is not QuorumRule.HIERARCHICAL
     survived = 0
-    while all(membership.is_quorum(set(voters) - set(lost)) for lost in combinations(voters, survived + 1)):
+    while survived + 1 < len(membership.candidates):
+        lost = [dearest[: survived + 1]] if weighs_alone else combinations(dearest, survived + 1)
+        if not all(membership.is_quorum(voters.difference(each)) for each in lost):
+            break
         survived += 1
-    return f"{told}; it survives the loss of any {survived} of them"
+    return survived
 
 
 def warnings(config: Config) -> list[str]:

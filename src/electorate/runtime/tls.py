@@ -10,6 +10,7 @@ then, that is said, and those that were read before stay in use.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
 from collections.abc import Mapping
@@ -72,6 +73,28 @@ class Certificates:
         context.load_verify_locations(self.ca)
         context.load_cert_chain(self.cert, self.key, password=no_password)
         return context
+
+    def prove(self, cluster: str, node: NodeId) -> float:
+        """When my certificate ends, in seconds since 1970, as another node sees it. Raises `UserError` if
+        that one would refuse it."""
+        mine, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
+        dialler = self.client.wrap_bio(mine, theirs)
+        acceptor = self.server.wrap_bio(theirs, mine, server_side=True)
+        remedy = f"`elect certs issue {node} --force` makes one"
+        try:
+            for side in (dialler, acceptor, dialler, acceptor):
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    side.do_handshake()
+        except ssl.SSLError as error:
+            why = getattr(error, "verify_message", "") or error.reason or str(error)
+            raise UserError(f"{self.cert} would be refused by other nodes: {why}; {remedy}") from None
+        certificate = dialler.getpeercert()
+        if not names(certificate, cluster, node):
+            named = ", ".join(name for _, name in (certificate or {}).get("subjectAltName", ())) or "nobody"
+            raise UserError(
+                f"{self.cert} names {named}, and not node '{node}' of cluster '{cluster}'; {remedy}"
+            )
+        return expiry(certificate)
 
     def refresh(self) -> None:
         """Before a handshake: if the files have changed, use them as they are now."""

@@ -1,0 +1,110 @@
+"""All that a node looks at when it starts, looked at without starting it: files, keys, ports, packages."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from electorate.errors import UserError
+from electorate.extras import install
+from electorate.runtime.config import Config
+from electorate.runtime.secret import Secret
+from electorate.runtime.store import lock
+from electorate.runtime.tls import Certificates
+from electorate.web import token
+
+SOON = 30 * 86400
+"""Whose certificate ends within so many seconds is told."""
+
+
+def troubles(config: Config, id: str, data: Path) -> Iterator[str]:
+    """Why this node could not start here and now."""
+    yield from unfit_files(config, id)
+    try:
+        if config.tls:
+            certificate_end(config, id)
+    except UserError as error:
+        yield str(error)
+    if config.http_address(id):
+        try:
+            import electorate.web.server  # noqa: F401
+        except ModuleNotFoundError as error:
+            yield f"HTTP needs a package that is not installed ({error.name}): {install('web')}"
+    try:
+        look_at_directory(data)
+    except UserError as error:
+        yield str(error)
+        if (data / "lock").exists():
+            return  # whoever uses the directory has the ports, too
+    yield from taken_ports(config, id)
+
+
+def doubts(config: Config) -> Iterator[str]:
+    """What of all nodes can be seen from here, and deserves a second thought."""
+    yield from unfit_files(config, "")
+    for id in config.nodes:
+        if config.tls and config.path(config.tls.cert, id).exists():
+            try:
+                end = certificate_end(config, id)
+            except UserError as error:
+                yield str(error)
+            else:
+                if end < time.time() + SOON:
+                    day = time.strftime("%Y-%m-%d", time.gmtime(end))
+                    yield f"the certificate of node {id} ends on {day}"
+
+
+def unfit_files(config: Config, id: str) -> Iterator[str]:
+    """The secret and the token, unless they are of a node that is not named."""
+    if config.secret_file and (id or "{id}" not in config.secret_file):
+        try:
+            Secret(config.path(config.secret_file, id))
+        except UserError as error:
+            yield str(error)
+    token_file = config.http and config.http.token_file
+    if token_file and (id or "{id}" not in token_file):
+        try:
+            token.read(config.path(token_file, id))
+        except UserError as error:
+            yield str(error)
+
+
+def certificate_end(config: Config, id: str) -> float:
+    """Until when its certificate is good, in seconds since 1970. Raises `UserError` if it is not."""
+    return Certificates(config, id, logging.getLogger("electorate")).prove(config.cluster, id)
+
+
+def look_at_directory(data: Path) -> None:
+    """Raises `UserError` if it is in use, or cannot be used."""
+    there = next(path for path in (data, *data.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise UserError(f"data directory {data} cannot be used: {there} cannot be written")
+    if (data / "lock").exists():
+        os.close(lock(data))
+
+
+def taken_ports(config: Config, id: str) -> Iterator[str]:
+    for key, address in (("address", config.address(id)), ("http", config.http_address(id))):
+        if address:
+            host, port = address
+            try:
+                bind(host, port)
+            except OSError as error:
+                why = error.strerror or str(error)
+                if error.errno == errno.EADDRNOTAVAIL:
+                    why = "that is no address of this machine"
+                yield f"node {id} cannot listen on {host}:{port} (nodes.{id}.{key}): {why}"
+
+
+def bind(host: str, port: int) -> None:
+    """Raises `OSError` if nobody could listen there now."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
