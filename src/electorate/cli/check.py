@@ -18,7 +18,9 @@ from electorate.check.flaws import FLAWS, flawed
 from electorate.check.question import Answer, Question, gallery, load, shipped, understand
 from electorate.check.search import Search
 from electorate.check.story import tell
+from electorate.cli.colour import say
 from electorate.cli.invocation import elect
+from electorate.core.model import Settings
 from electorate.errors import UserError
 
 ALGORITHMS = ("bully", "ring", "raft", "zab")
@@ -187,9 +189,9 @@ def show(answer: Answer, replay: Path | None, as_json: bool) -> None:
     if as_json:
         print(line(answer))
     else:
-        print(f"{answer.question.name}: {outcome(answer)}")
+        say(f"{answer.question.name}: {outcome(answer)}")
         for sentence in tell(answer.way):
-            print(sentence)
+            say(sentence)
         for mark in sorted(answer.verdict.marks):
             print(f"seen  {mark}")
     if replay and answer.way:
@@ -249,9 +251,12 @@ def show_shipped(questions: list[Question], deep: bool, as_json: bool) -> None:
         elif sys.stdout.isatty():
             v = answer.verdict
             figures = (f"{v.states:,}", f"{v.transitions:,}", str(v.depth), f"{v.seconds:.1f}")
-            table.add_row(answer.question.name, *figures, verdict_of(answer))
+            verdict = verdict_of(answer)
+            table.add_row(
+                answer.question.name, *figures, f"[{'green' if answer.is_good else 'bold red'}]{verdict}"
+            )
         else:
-            print(f"{answer.question.name}: {outcome(answer)}", flush=True)
+            say(f"{answer.question.name}: {outcome(answer)}", flush=True)
     if table.rows:
         Console().print(table)
     sys.exit(1 if bad else 0)
@@ -280,8 +285,21 @@ def show_gallery(name: str, as_json: bool) -> None:
             continue
         print(f"{answer.question.story}\n")
         for sentence in tell(answer.way):
-            print(sentence)
+            say(sentence)
         print(f"\n{answer.question.why.strip()}")
-        remedy = ", ".join(f"{key} = {value!r}" for key, value in answer.question.remedy.items())
-        print(f"\nThe remedy: {remedy}. ({outcome(answer)})\n")
+        print(f"\nThe remedy: {', '.join(remedies(answer.question))}.")
+        print(f"Found: {outcome(answer)}\n")
     sys.exit(1 if bad else 0)
+
+
+def remedies(question: Question) -> Iterator[str]:
+    """What to change so that the flaw is gone, in words."""
+    for key, value in question.remedy.items():
+        if key == "flaw":
+            yield f"the guard that --flaw {question.flaw} takes away"
+        elif key == "settings":
+            yield from (
+                f"{name} = {getattr(Settings(), name)!r}" for name in question.settings if name not in value
+            )
+        else:
+            yield f"{key} = {value!r}"

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from electorate.check.flaws import flawed
+from electorate.cli.colour import say
+from electorate.cli.invocation import elect
 from electorate.core.model import Beat, QuorumRule, Support
 from electorate.errors import UserError
 from electorate.sim.faults import GAPS
@@ -110,7 +112,7 @@ def play(name: str, as_json: bool) -> None:
     world = play.run()
     tell_story(world, as_json)
     for failure in play.failures:
-        print(json_line({"kind": "failure", "what": failure}) if as_json else f"NOT AS EXPECTED: {failure}")
+        say(json_line({"kind": "failure", "what": failure}) if as_json else f"NOT AS EXPECTED: {failure}")
     show(summary(world), as_json, scenario.quorum)
     sys.exit(1 if play.failures else 0)
 
@@ -122,7 +124,7 @@ def play_schedule(file: Path, as_json: bool) -> None:
         stage.play()
     tell_story(stage, as_json)
     for violation in stage.violations:
-        print(
+        say(
             json_line({"kind": "violation", "what": str(violation)}) if as_json else f"VIOLATED  {violation}"
         )
     sys.exit(1 if stage.violations else 0)
@@ -135,7 +137,7 @@ def tell_story(world: World, as_json: bool) -> None:
         if as_json:
             print(json_line(record(entry)))
         elif not is_repetition(entry, told) and (line := tell(entry)):
-            print(line)
+            say(line)
 
 
 def is_repetition(entry: Entry, told: set[tuple[str, str, str | None]]) -> bool:
@@ -160,16 +162,17 @@ def show(outcome: Outcome, as_json: bool, quorum: QuorumRule | None) -> int:
         return 1 if outcome.violations else 0
     messages = ", ".join(f"{kind} {count}" for kind, count in sorted(outcome.messages.items()))
     first = outcome.time_to_leader
-    print(f"\nleader        {outcome.leader or 'none'}, term {outcome.term}, seed {outcome.seed}")
+    print()
+    say(f"leader        {outcome.leader or 'none'}, term {outcome.term}, seed {outcome.seed}")
     print(f"first leader  {'never' if first is None else f'after {first * 1000:.1f} ms'}")
     print(f"leaderships   {outcome.leaderships}; a lease was held {outcome.availability:.1%} of the time")
     print(f"messages      {messages}")
     for violation in outcome.violations[:5]:
-        print(f"VIOLATED      {violation}")
+        say(f"VIOLATED      {violation}")
     if len(outcome.violations) > 5:
         print(f"              and {len(outcome.violations) - 5} more")
     if not outcome.violations:
-        print("violations    none")
+        say("violations    none")
     elif quorum is QuorumRule.TEXTBOOK and any(v.startswith(("I1", "I2")) for v in outcome.violations):
         print(f"\n{SPLIT_BRAIN}")
     return 1 if outcome.violations else 0
@@ -200,7 +203,7 @@ def hunt(wanted: Wanted, seeds: range, seconds: float, as_json: bool) -> None:
         result = {"seeds": done, "violations": 0, "events": events, "availability": round(share, 4)}
         print(json_line({"kind": "summary", **result, "settled": round(settled, 4)}))
     else:
-        print(f"{done} seeds, {events:,} events, no violation; a lease was held {share:.1%} of the time")
+        say(f"{done} seeds, {events:,} events, no violation; a lease was held {share:.1%} of the time")
         print(f"after the storm, all agreed within {settled:.2f} s")
 
 
@@ -210,4 +213,4 @@ def again(wanted: Wanted, seed: int, seconds: float) -> str:
     options += [f"--seed {seed} --faults {wanted.level} --for {seconds:g}"]
     options += [f"--quorum {wanted.quorum}"] if wanted.quorum else []
     options += ["--plain"] if wanted.plain else []
-    return f"elect sim {wanted.algorithm} {' '.join(options)}"
+    return f"{elect()} sim {wanted.algorithm} {' '.join(options)}"
