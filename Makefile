@@ -3,6 +3,8 @@
 PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+COMMAND := .venv/.command
 READY := .venv/.ready
 SERVERS := .venv/.servers
 
@@ -21,12 +23,20 @@ help:
 	@echo "make format  put the code in shape"
 	@echo "make clean   remove what make has made"
 
-$(READY): pyproject.toml
+# The command `elect`, and nothing that only developers use.
+$(COMMAND): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "electorate needs Python 3.11 or later; none was found on the PATH."; exit 1; }
+	@echo "Once, before the first time: a virtual environment in .venv ..."
 	@$(PYTHON) -m venv .venv || { echo "Cannot make a virtual environment: install python3-venv."; exit 1; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[all]" --group dev
-	@touch $(READY)
+	@echo "... and in it electorate with what its command needs, from PyPI:"
+	@$(PIP) install --editable ".[cli]" | sed -n 's/^Collecting \([^ ]*\).*/  \1/p; s/^Success.*/  done/p'
+	@test -x $(BIN)/elect && touch $(COMMAND)
+
+$(READY): $(COMMAND)
+	@echo "Once, before the first time: what developers and tests use, in .venv (a minute) ..."
+	@$(PIP) install --quiet --upgrade "pip>=25.1"
+	@$(PIP) install --editable ".[all]" --group dev | sed -n 's/^Collecting \([^ ]*\).*/  \1/p; s/^Success.*/  done/p'
+	@$(BIN)/python -c "import pytest" && touch $(READY)
 
 # Real programs that tests work with.
 $(SERVERS): $(READY)
@@ -38,7 +48,7 @@ $(SERVERS): $(READY)
 		{ echo "The tests need PostgreSQL, HAProxy, nginx, Prometheus, systemd, nftables and strace, as in Debian."; exit 1; }
 	@touch $(SERVERS)
 
-demo: $(READY)
+demo: $(COMMAND)
 	@$(BIN)/elect up --tour
 
 test: check $(SERVERS)

@@ -277,6 +277,6 @@ async def test_a_missing_package_is_one_sentence(tmp_path: Path, monkeypatch: py
     monkeypatch.delitem(sys.modules, "electorate.web.server", raising=False)
     async with web_cluster(tmp_path, absent="abc") as cluster:
         host = await cluster.start("a")
-        with pytest.raises(UserError, match=r"uvicorn.*: pip install .*'uvicorn>="):
+        with pytest.raises(UserError, match=r"uvicorn.*pip install .*'uvicorn>="):
             async with serving(host):
                 pass
