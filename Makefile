@@ -8,7 +8,7 @@ COMMAND := .venv/.command
 READY := .venv/.ready
 SERVERS := .venv/.servers
 
-.PHONY: help demo test check format bench check-deep mutants torture fuzz soak clean
+.PHONY: help demo test check format pages bench check-deep mutants torture fuzz soak clean
 
 help:
 	@echo "make demo    three real processes elect, crash, recover and hand over"
@@ -21,6 +21,7 @@ help:
 	@echo "make fuzz    bytes and stories that nobody thought of, FUZZ_SECONDS (600) for each target"
 	@echo "make soak    10,000 elections and 100,000 connections in one process"
 	@echo "make format  put the code in shape"
+	@echo "make pages   write what README and docs show of simulated runs anew"
 	@echo "make clean   remove what make has made"
 
 # The command `elect`, and nothing that only developers use.
@@ -29,13 +30,13 @@ $(COMMAND): pyproject.toml
 	@echo "Once, before the first time: a virtual environment in .venv ..."
 	@$(PYTHON) -m venv .venv || { echo "Cannot make a virtual environment: install python3-venv."; exit 1; }
 	@echo "... and in it electorate with what its command needs, from PyPI:"
-	@$(PIP) install --editable ".[cli]" | sed -n 's/^Collecting \([^ ]*\).*/  \1/p; s/^Success.*/  done/p'
+	@$(PIP) install --editable ".[cli]" | sed -n 's/^Collecting \([A-Za-z0-9._-]*\).*/  \1/p; s/^Successfully installed.*/  done/p'
 	@test -x $(BIN)/elect && touch $(COMMAND)
 
 $(READY): $(COMMAND)
 	@echo "Once, before the first time: what developers and tests use, in .venv (a minute) ..."
 	@$(PIP) install --quiet --upgrade "pip>=25.1"
-	@$(PIP) install --editable ".[all]" --group dev | sed -n 's/^Collecting \([^ ]*\).*/  \1/p; s/^Success.*/  done/p'
+	@$(PIP) install --editable ".[all]" --group dev | sed -n 's/^Collecting \([A-Za-z0-9._-]*\).*/  \1/p; s/^Successfully installed.*/  done/p'
 	@$(BIN)/python -c "import pytest" && touch $(READY)
 
 # Real programs that tests work with.
@@ -63,6 +64,9 @@ check: $(READY)
 format: $(READY)
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+pages: $(READY)
+	@$(BIN)/python -m tests.pages
 
 bench: $(READY)
 	@$(BIN)/python bench/run.py

@@ -124,9 +124,7 @@ def play_schedule(file: Path, as_json: bool) -> None:
         stage.play()
     tell_story(stage, as_json)
     for violation in stage.violations:
-        say(
-            json_line({"kind": "violation", "what": str(violation)}) if as_json else f"VIOLATED  {violation}"
-        )
+        say(json_line({"kind": "violation", "what": str(violation)}) if as_json else f"VIOLATED  {violation}")
     sys.exit(1 if stage.violations else 0)
 
 

@@ -88,7 +88,7 @@ class Certificates:
         except ssl.SSLError as error:
             why = getattr(error, "verify_message", "") or error.reason or str(error)
             raise UserError(f"{self.cert} would be refused by other nodes: {why}; {remedy}") from None
-        certificate = dialler.getpeercert()
+        certificate: Mapping[str, Any] | None = dialler.getpeercert()
         if not names(certificate, cluster, node):
             named = ", ".join(name for _, name in (certificate or {}).get("subjectAltName", ())) or "nobody"
             raise UserError(

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import islice
 
 from electorate.sim.run import Outcome, storm, summary
 from electorate.sim.shapes import Wanted
 
 
 def swarm(wanted: Wanted, seeds: range, seconds: float) -> Iterator[Outcome]:
-    """Run every seed and yield its outcome as it comes; the caller may stop at the first violation."""
+    """Run every seed and yield the outcomes in their order, so that what is found first is always the same;
+    the caller may stop there."""
     run = partial(one, wanted=wanted, seconds=seconds)
     workers = os.cpu_count() or 1
     waiting = iter(seeds)
     with ProcessPoolExecutor(workers) as pool:
-        running = {pool.submit(run, seed) for _, seed in zip(range(2 * workers), waiting, strict=False)}
+        running = deque(pool.submit(run, seed) for seed in islice(waiting, 4 * workers))
         try:
             while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                running |= {pool.submit(run, seed) for _, seed in zip(done, waiting, strict=False)}
-                for future in done:
-                    yield future.result()
+                outcome = running.popleft().result()
+                running.extend(pool.submit(run, seed) for seed in islice(waiting, 1))
+                yield outcome
         finally:
             pool.shutdown(cancel_futures=True)
 
