@@ -49,7 +49,8 @@ def sessions(page: Path) -> list[Session]:
 
 def toml(page: Path) -> str:
     """The first cluster file of a page."""
-    return next(text for language, text in BLOCK.findall(page.read_text()) if language == "toml")
+    found: list[tuple[str, str]] = BLOCK.findall(page.read_text())
+    return next(text for language, text in found if language == "toml")
 
 
 def furnish(page: Path, directory: Path) -> None:

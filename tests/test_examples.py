@@ -25,6 +25,7 @@ import pytest
 
 from electorate import StaleToken
 from electorate.cli.plan import reserved_ports
+from electorate.runtime.store import lock
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 BOUND = 60.0
@@ -245,3 +246,24 @@ def test_postgresql_refuses_a_leader_of_the_past(tmp_path: Path, dsn: str) -> No
         written = database.execute("SELECT token, payer FROM payment ORDER BY id").fetchall()
         assert [token for token, _ in written] == sorted(token for token, _ in written)
         assert len({token for token, _ in written}) == len(set(written))
+
+
+def test_workers_of_a_server_are_a_node_each(tmp_path: Path) -> None:
+    """uvicorn starts three, and a new one for each that is gone; which takes the id that is free again."""
+    with trio(tmp_path) as example, reserved_ports(1) as [port]:
+        serve = ("-m", "uvicorn", "prefork_service:app", "--workers", "3", "--port", str(port))
+        example.start("all", sys.executable, *serve, PYTHONPATH=path_with(EXAMPLES))
+        first = example.worker()
+        process = int((tmp_path / f"electorate-examples-{first}" / "lock").read_text())
+        os.kill(process, signal.SIGKILL)
+        second = example.worker(first)
+        os.kill(int((tmp_path / f"electorate-examples-{second}" / "lock").read_text()), signal.SIGKILL)
+        example.worker(second)  # which takes a majority: the first one is back
+        assert example.end("all", signal.SIGTERM) in (0, -signal.SIGTERM)
+        example.check()
+        for id in "abc":
+            os.close(lock(tmp_path / f"electorate-examples-{id}"))
+
+
+def path_with(directory: Path) -> str:
+    return os.pathsep.join([str(directory), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])

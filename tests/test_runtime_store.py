@@ -77,9 +77,11 @@ def test_a_directory_serves_one_process_at_a_time(tmp_path: Path) -> None:
 
 def test_a_directory_belongs_to_one_node_of_one_cluster(tmp_path: Path) -> None:
     store(tmp_path).close()
-    with pytest.raises(UserError, match=r"belongs to node 'a', not 'b'.*--data"):
+    with pytest.raises(
+        UserError, match=r"belongs to node 'a', not 'b': give each node a directory of its own"
+    ):
         store(tmp_path, node="b")
-    with pytest.raises(UserError, match=r"belongs to cluster 'demo', not 'other'.*--data"):
+    with pytest.raises(UserError, match=r"belongs to cluster 'demo', not 'other': give each node"):
         store(tmp_path, cluster="other")
     store(tmp_path).close()
 
@@ -222,7 +224,7 @@ def test_nobody_else_may_read_it(tmp_path: Path) -> None:
 def test_a_directory_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match=r"cannot be used \(.*\): mend that, or choose another"):
+        with pytest.raises(UserError, match=r"cannot be used \(.*\): mend that, or give the node another"):
             store(path)
 
 

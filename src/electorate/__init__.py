@@ -17,6 +17,7 @@ __all__ = [
     "Election",
     "Fence",
     "Guarantees",
+    "InUse",
     "LeaderView",
     "Leadership",
     "LeadershipLost",
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from electorate.election import Election, Guarantees, LeaderView
     from electorate.engines.embedded import Node
     from electorate.engines.url import connect
-    from electorate.errors import UserError
+    from electorate.errors import InUse, UserError
     from electorate.fence import Fence, SQLiteFence, StaleToken
     from electorate.leadership import Leadership, LeadershipLost, Loss
 
@@ -41,6 +42,7 @@ _HOME = {
     "Election": "election",
     "Fence": "fence",
     "Guarantees": "election",
+    "InUse": "errors",
     "LeaderView": "election",
     "Leadership": "leadership",
     "LeadershipLost": "leadership",

@@ -3,3 +3,7 @@
 
 class UserError(Exception):
     """One clear sentence that names the thing and the remedy. The command prints it and exits with 2."""
+
+
+class InUse(UserError):
+    """Another process is this node already, as its data directory shows."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from electorate.errors import UserError
+from electorate.errors import InUse, UserError
 from electorate.extras import install
 from electorate.runtime.config import Config
 from electorate.runtime.secret import Secret
@@ -37,10 +37,11 @@ def troubles(config: Config, id: str, data: Path) -> Iterator[str]:
             yield f"HTTP needs a package that is not installed ({error.name}): {install('web')}"
     try:
         look_at_directory(data)
+    except InUse as error:
+        yield str(error)
+        return  # whoever uses the directory has the ports, too
     except UserError as error:
         yield str(error)
-        if (data / "lock").exists():
-            return  # whoever uses the directory has the ports, too
     yield from taken_ports(config, id)
 
 

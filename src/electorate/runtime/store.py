@@ -30,7 +30,7 @@ import msgspec
 from electorate.core.configuration import Voters
 from electorate.core.identity import Rejoin, Start
 from electorate.core.model import Gone, NodeId, Promise, Record
-from electorate.errors import UserError
+from electorate.errors import InUse, UserError
 
 T = TypeVar("T")
 
@@ -95,8 +95,8 @@ class Store:
             self.lock = lock(directory)
         except OSError as error:
             raise UserError(
-                f"data directory {directory} cannot be used ({error.strerror}): mend that, or choose another"
-                " with --data"
+                f"data directory {directory} cannot be used ({error.strerror}): mend that, or give the"
+                " node another"
             ) from None
         with self.opening(node):
             self.open(cluster, node)
@@ -131,7 +131,7 @@ class Store:
             if self.identity[key] != value:
                 raise UserError(
                     f"data directory {self.directory} belongs to {key} '{self.identity[key]}', not '{value}':"
-                    " choose another with --data"
+                    " give each node a directory of its own"
                 )
 
     def make(self, path: Path, cluster: str, node: NodeId) -> None:
@@ -350,9 +350,9 @@ def lock(directory: Path) -> int:
     except BlockingIOError:
         holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
-        raise UserError(
-            f"data directory {directory} is in use by process {holder}: stop it, or choose another"
-            " with --data"
+        raise InUse(
+            f"data directory {directory} is in use by process {holder}: stop it, or give each process an id"
+            " and a directory of its own"
         ) from None
     except OSError:
         os.close(descriptor)
