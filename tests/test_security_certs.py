@@ -64,7 +64,7 @@ def test_keys_are_for_their_owner_alone(made: Path) -> None:
         (("issue", "../x"), "'../x' is no id of a node"),
         (("issue", "x", "--days", "0"), "a certificate is valid for 1 to"),
         (("issue", "x", "--days", "9999999"), "a certificate is valid for 1 to"),
-        (("issue", "x", "--dir", "nowhere"), "`elect certs init --dir nowhere` makes an authority"),
+        (("issue", "x", "--dir", "nowhere"), "certs init --dir nowhere` makes an authority"),
         (("init", "--cluster", "demo", "--dir", "certs/a.pem/x"), "cannot be made: Not a directory"),
         (("init", "--cluster", "c" * 54, "--dir", "long"), "a certificate has room for 53 characters"),
     ],

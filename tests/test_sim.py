@@ -288,7 +288,7 @@ def test_elect_sim_stops_at_the_first_violation_and_says_how_to_see_it_again() -
     assert found.returncode == 1
     assert "Two nodes held the leadership at once" in found.stdout
     [replay] = [line.split(None, 1)[1] for line in found.stdout.splitlines() if line.startswith("replay")]
-    again = elect(*replay.split()[2:])
+    again = elect(*replay.partition(" sim ")[2].split())
     assert again.returncode == 1
     stories = [
         {line for line in done.stdout.splitlines() if line.startswith("VIOLATED")} for done in (found, again)

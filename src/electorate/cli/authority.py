@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from electorate.cli.invocation import elect
 from electorate.errors import UserError
 from electorate.runtime.tls import identity
 
@@ -92,7 +93,7 @@ def read_authority(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurveP
         key = serialization.load_pem_private_key((directory / "ca.key").read_bytes(), None)
     except OSError as error:
         raise UserError(
-            f"{error.filename}: {error.strerror}; `elect certs init --dir {directory}` makes an authority"
+            f"{error.filename}: {error.strerror}; `{elect()} certs init --dir {directory}` makes an authority"
         ) from None
     except (ValueError, TypeError):
         raise UserError(f"{directory}/ca.pem and ca.key are not what `elect certs init` made") from None
