@@ -9,7 +9,9 @@ from typing import Any
 from electorate.core.identity import Rejoin, Start
 from electorate.core.model import (
     Effect,
+    Follow,
     Gone,
+    Lead,
     Member,
     Membership,
     Message,
@@ -161,6 +163,12 @@ class Table:
     def contend(self, *ids: NodeId) -> None:
         for id in ids:
             self.do(id, Node.contend, E)
+
+    def transfer(self, leader: NodeId, heir: NodeId, force: bool = False) -> None:
+        """Hand over, or begin to: the heir says once more that it follows."""
+        self.do(leader, Node.transfer, E, heir, force)
+        self.deliver(Lead, source=leader, to=heir)
+        self.deliver(Follow, source=heir, to=leader)
 
     def leaders(self, election: str = E) -> list[NodeId]:
         """Who holds a lease at this instant; all clocks on the table show the same."""

@@ -377,7 +377,7 @@ def test_a_probe_of_this_round_that_comes_home_claims_if_it_has_visited_enough(
     ahead: int, visited: tuple[str, ...], claims: bool
 ) -> None:
     table = on_a_ring(ring="hirschberg-sinclair")
-    probe = Probe(E, 0, "a", hirschberg(table).serial + ahead, 0, 1, 3, True, visited)
+    probe = Probe(E, 0, "a", hirschberg(table).serial + ahead, 0, 1, True, visited)
     table.do("a", Node.receive, "c", probe)
     assert (hirschberg(table).promise.term == 1) is claims
 

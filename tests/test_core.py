@@ -108,7 +108,7 @@ def test_transfer_and_resign_hand_over_at_once(algorithm: str) -> None:
     table.contend("a", "b", "c")
     table.settle()
     assert table.leaders() == ["c"]
-    table.do("c", Node.transfer, E, "a")
+    table.transfer("c", "a")
     assert table.leaders() == [], "first it ends its own leadership"
     table.settle()
     assert table.leaders() == ["a"]
@@ -123,12 +123,12 @@ def test_a_transfer_to_one_who_does_not_contend_is_refused() -> None:
     table = Table()
     table.connect()
     table.elect("c")
-    table.do("c", Node.transfer, E, "b")
+    table.transfer("c", "b")
     assert table["c"].node.ignored == {"the heir may not lead, or does not contend": 1}
     assert table.leaders() == ["c"], "b follows, and has said that it does not contend"
     table.contend("b")
     table.settle()
-    table.do("c", Node.transfer, E, "b")
+    table.transfer("c", "b")
     table.settle()
     assert table.leaders() == ["b"]
 
@@ -260,7 +260,7 @@ def test_an_heir_that_claims_and_a_node_that_looks_do_not_answer_each_other_for_
     table.do("b", Node.set_position, E, 5)
     for id in "cde":
         table[id].instant_disk = False
-    table.do("c", Node.transfer, E, "a")
+    table.transfer("c", "a")
     table.deliver(Resign)
     table.deliver(LeaderInfo)
     table["b"].fire("campaign")

@@ -47,3 +47,10 @@ def test_who_is_gone_for_good_must_rejoin_and_is_judged_then_as_any(known: Start
         assert judge(known, True, identity._replace(rejoining=True)) is Verdict.WELCOME
     rejoining = judge(known, True, Identity(Start(6, 60), Start(5, 51), rejoining=True))
     assert rejoining is (Verdict.LOST if known else Verdict.WELCOME)
+
+
+def test_an_observer_takes_any_later_life_and_no_earlier_one() -> None:
+    """It may have been away when a store was replaced, and nothing rests on what it believes."""
+    assert judge(KNOWN, False, Identity(Start(6, 60), Start(4, 41)), observer=True) is Verdict.WELCOME
+    assert judge(KNOWN, False, Identity(Start(5, 51)), observer=True) is Verdict.LOST
+    assert judge(KNOWN, True, Identity(Start(6, 60)), observer=True) is Verdict.GONE

@@ -41,7 +41,7 @@ def test_the_named_one_inherits_and_not_the_best(occupied: bool) -> None:
     table = led("a", "b", "d")
     if occupied:
         table.do("c", Node.occupy, E)
-    table.do("c", Node.transfer, E, "a")
+    table.transfer("c", "a")
     assert bool(heirs(table)) is not occupied
     table.do("c", Node.vacate, E)
     assert heirs(table) == {"a"}
@@ -50,7 +50,7 @@ def test_the_named_one_inherits_and_not_the_best(occupied: bool) -> None:
 def test_a_newer_term_does_not_take_the_place_of_a_wish_that_waits_for_the_work() -> None:
     table = led("a", "b", "d")
     table.do("c", Node.occupy, E)
-    table.do("c", Node.transfer, E, "a")
+    table.transfer("c", "a")
     table.do("c", Node.receive, "b", Refuse(E, 1, 9, Reason.OLD_TERM))
     table.do("c", Node.vacate, E)
     assert heirs(table) == {"a"}
@@ -60,8 +60,8 @@ def test_a_newer_term_does_not_take_the_place_of_a_wish_that_waits_for_the_work(
 def test_the_last_of_two_wishes_holds() -> None:
     table = led("a", "b", "d")
     table.do("c", Node.occupy, E)
-    table.do("c", Node.transfer, E, "a")
-    table.do("c", Node.transfer, E, "b")
+    table.transfer("c", "a")
+    table.transfer("c", "b")
     table.do("c", Node.vacate, E)
     assert heirs(table) == {"b"}
 
@@ -71,7 +71,7 @@ def test_a_wish_for_one_who_does_not_follow_yet_waits_for_a_lease_and_no_longer(
         table = Table("abcd")
         table.connect("ac", "bc", "ab")
         table.elect("c")
-        table.do("c", Node.transfer, E, "d")
+        table.transfer("c", "d")
         assert not heirs(table)
         for _ in range(6 if late else 2):
             table.now += 0.1
@@ -87,7 +87,7 @@ def test_a_wish_for_one_who_does_not_follow_yet_waits_for_a_lease_and_no_longer(
 def test_a_wish_that_lapses_is_told_and_forgotten() -> None:
     table = led("a")
     table.do("c", Node.set_position, E, 7)
-    table.do("c", Node.transfer, E, "a")
+    table.transfer("c", "a")
     assert not heirs(table), "a is behind"
     table["c"].fire("transfer")
     assert table["c"].notices == [TransferLapsed(E, "a", (0, 7))]
@@ -99,7 +99,7 @@ def test_a_wish_that_lapses_is_told_and_forgotten() -> None:
 def test_an_heir_that_is_behind_is_asked_at_each_beat_until_it_has_caught_up() -> None:
     table = led("a")
     table.do("c", Node.set_position, E, 7)
-    table.do("c", Node.transfer, E, "a")
+    table.transfer("c", "a")
     table.settle()
     assert table.leaders() == ["c"]
     table.do("a", Node.set_position, E, 7)
@@ -112,7 +112,7 @@ def test_an_heir_that_is_behind_is_asked_at_each_beat_until_it_has_caught_up() -
 def test_by_force_an_heir_that_is_behind_is_not_waited_for() -> None:
     table = led("a")
     table.do("c", Node.set_position, E, 7)
-    table.do("c", Node.transfer, E, "a", True)
+    table.transfer("c", "a", True)
     assert heirs(table) == {"a"}
 
 
@@ -121,7 +121,7 @@ def test_an_heir_by_force_leads_though_others_are_fresher() -> None:
         table = led("a", "b", "d", algorithm=algorithm)
         for id in "bcd":
             table.do(id, Node.set_position, E, 7)
-        table.do("c", Node.transfer, E, "a", True)
+        table.transfer("c", "a", True)
         table.settle()
         assert table.leaders() == ["a"], algorithm
 
@@ -129,7 +129,7 @@ def test_an_heir_by_force_leads_though_others_are_fresher() -> None:
 def test_a_transfer_to_oneself_takes_the_wish_back() -> None:
     table = led("a")
     table.do("c", Node.set_position, E, 7)
-    table.do("c", Node.transfer, E, "a")
+    table.transfer("c", "a")
     table.do("c", Node.transfer, E, "c")
     assert ("transfer", E) not in table["c"].timers
     table.do("c", Node.receive, "a", Follow(E, 1, 1, 0, True, 7))
@@ -140,7 +140,7 @@ def test_a_wish_ends_with_the_leadership_it_was_for() -> None:
     """c leads again later: nobody inherits by a wish of then."""
     table = led("a")
     table.do("c", Node.set_position, E, 7)
-    table.do("c", Node.transfer, E, "a")
+    table.transfer("c", "a")
     table.do("c", Node.receive, "b", Refuse(E, 1, 5, Reason.OLD_TERM))
     table.settle()
     table.now += 2.0
@@ -165,7 +165,7 @@ def test_who_was_to_yield_to_nobody_in_particular_yields_to_the_best_that_is_fre
 def test_one_that_has_handed_over_by_a_wish_does_not_take_it_back() -> None:
     """Not while the heir leads, though it is better; and not by trying first when nobody comes."""
     table = led("a", algorithm="bully")
-    table.do("c", Node.transfer, E, "a")
+    table.transfer("c", "a")
     table.settle()
     assert table.leaders() == ["a"]
     table.now += 0.1
@@ -192,7 +192,7 @@ def test_nobody_else_takes_over_from_whom_a_user_has_chosen() -> None:
     table.connect()
     table.contend("a", "b", "d")
     table.settle()
-    table.do("d", Node.transfer, E, "a")
+    table.transfer("d", "a")
     table.settle()
     for _ in range(5):
         table.now += 0.1
@@ -208,7 +208,7 @@ def test_who_withdraws_neither_tries_nor_inherits() -> None:
     table = led("a", "b")
     table.do("a", Node.withdraw, E)
     table.settle()
-    table.do("c", Node.transfer, E, "a")
+    table.transfer("c", "a")
     assert table["c"].node.ignored["the heir may not lead, or does not contend"] == 1
     table.do("a", Node.receive, "c", Resign(E, 1, "a", True))
     assert ("campaign", E) not in table["a"].timers
@@ -238,3 +238,21 @@ def test_who_cannot_win_displaces_nobody() -> None:
     table.do("c", Node.set_position, E, 0)
     table.do("c", Node.receive, "d", RequestVote(E, 2, 0, False))
     assert table.leaders() == ["c"], "c would back it itself, but no quorum would"
+
+
+def test_an_heir_that_has_fallen_silent_does_not_end_a_leadership() -> None:
+    """a has said Follow and supported c, and hangs since then, with its connections up."""
+    table = led("a", "b", "d")
+    table.do("c", Node.transfer, E, "a")
+    table.wire = [m for m in table.wire if m[1] != "a"]
+    for _ in range(5):
+        table.now += 0.1
+        table["c"].fire("beat", "")
+        table.wire = [m for m in table.wire if "a" not in m[:2]]
+        table.settle()
+    assert not heirs(table)
+    table["c"].fire("transfer")
+    assert table["c"].notices == [TransferLapsed(E, "a", (0, 0))]
+    assert table.leaders() == ["c"]
+    table.do("c", Node.resign, E)
+    assert heirs(table) == {"d"}, "the best of those that answer"

@@ -35,6 +35,7 @@ def resigned(table: Table) -> list[Resign]:
 def test_a_wish_waits_for_the_work(wish: object, arguments: tuple[str, ...]) -> None:
     table = at_work()
     table.do("c", wish, *arguments)  # type: ignore[arg-type]
+    table.settle()
     view = table["c"].views[-1]
     assert (view.role, view.leader, view.yielding) == (Role.LEADER, "c", True)
     assert not resigned(table)
@@ -71,6 +72,7 @@ def test_a_newer_term_waits_for_the_work() -> None:
 def test_an_heir_that_was_lost_meanwhile_is_replaced(wish: object, arguments: tuple[str, ...]) -> None:
     table = at_work()
     table.do("c", wish, *arguments)  # type: ignore[arg-type]
+    table.settle()
     table.do("c", Node.lost, "b", False)
     table.contend("a")
     table.settle()

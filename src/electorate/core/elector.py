@@ -212,7 +212,7 @@ class Elector:
         return self.give_up(self.best_heir, wished=True)
 
     def transfer(self, heir: NodeId, force: bool = False) -> None:
-        """End my leadership in favour of one that contends: now, or when it follows and its data is as fresh
+        """End my leadership in favour of one that contends: when it says that it follows, with data as fresh
         as mine (or by force), but within a lease. A transfer to myself cancels one that waits; to the same
         node again, it does not wait for longer."""
         if self.role is not Role.LEADER:
@@ -226,20 +226,21 @@ class Elector:
             self.arm("transfer", self.node.timing.lease, self.node.timing.lease)
             self.intended = (heir, self.node.now + self.node.timing.lease, force)
         self.intended = (*self.intended[:2], force)
-        return self.hand_over()
+        return self.announce_to(heir)
 
     def may_inherit(self, node: NodeId) -> bool:
         """It contends, or has not told me yet whether it does."""
         follows = any(follower == node for follower, _ in self.followers)
         return node in self.contenders or (node in self.node.membership.candidates and not follows)
 
-    def hand_over(self) -> None:
-        """If the intended heir is ready, end my leadership in its favour."""
-        if self.intended is None:
+    def hand_over(self, follower: NodeId) -> None:
+        """If this is the intended heir, and ready, end my leadership in its favour: it lives, for it has just
+        said that it follows."""
+        if self.intended is None or self.intended[0] != follower:
             return
         heir, until, force = self.intended
-        ready = heir in self.ready_heirs and (force or not self.is_behind(heir))
-        if ready and self.node.now < until:
+        contends = heir in self.contenders and self.node.peers[heir].connected
+        if contends and (force or not self.is_behind(heir)) and self.node.now < until:
             self.give_up(heir, wished=True, force=force)
 
     def transfer_lapsed(self) -> None:
@@ -272,7 +273,7 @@ class Elector:
 
     @property
     def ready_heirs(self) -> list[NodeId]:
-        return [heir for heir in self.contenders if self.node.peers[heir].connected]
+        return [heir for heir in self.contenders if self.node.peers[heir].is_there(self.node.now)]
 
     def stand_back(self) -> None:
         """Let another lead: try again only if nobody does."""
@@ -724,7 +725,7 @@ class Elector:
             if follow.contends and voter in self.node.membership.candidates:
                 self.contenders = {**self.contenders, voter: follow.position}
         self.node.followed(self, voter)
-        return self.hand_over()
+        return self.hand_over(voter)
 
     @property
     def lease(self) -> float:

@@ -51,15 +51,16 @@ class Verdict(Enum):
     GONE = auto()
 
 
-def judge(known: Start | None, gone: bool, identity: Identity) -> Verdict:
-    """Whether this may be the node of which `known` was the newest start that was met."""
+def judge(known: Start | None, gone: bool, identity: Identity, observer: bool = False) -> Verdict:
+    """Whether this may be the node of which `known` was the newest start that was met. An observer, which may
+    have been away when a store was replaced, takes any later life: nothing rests on what it believes."""
     if gone and not identity.rejoining:
         return Verdict.GONE
     if known is None or identity.start == known:
         return Verdict.WELCOME
     if identity.start.incarnation <= known.incarnation:
         return Verdict.LOST
-    if identity.shown == known:
+    if identity.shown == known or observer:
         return Verdict.WELCOME
     if identity.shown is not None and identity.shown.incarnation == known.incarnation:
         return Verdict.LOST

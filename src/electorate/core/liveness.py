@@ -104,6 +104,10 @@ class Peer:
         """We may rely on the peer's support until then, on our clock."""
         return self.granted + self.timing.safe_lease
 
+    def is_there(self, now: float) -> bool:
+        """Whether it can be reached, and has answered a beat not long ago."""
+        return self.connected and now < self.supports_until
+
     def state(self) -> tuple[object, ...]:
         return tuple(getattr(self, name) for name in self.__slots__ if name != "timing")
 

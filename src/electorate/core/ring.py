@@ -57,23 +57,22 @@ class Coordinator(Claim, frozen=True):
 
 
 class Probe(ElectionMessage, frozen=True):
-    """Is anybody within `hops` better than the initiator, which is `distance` hops behind?"""
+    """Is anybody within `hops` better than the initiator?"""
 
     initiator: NodeId
     serial: int
     position: int
     hops: int
-    distance: int
     clockwise: bool
     visited: tuple[NodeId, ...]
 
 
 class Echo(ElectionMessage, frozen=True):
-    """Nobody in that direction is; on its way back, with so many hops to go."""
+    """Nobody in that direction is; on its way back by those whom the probe has visited."""
 
     initiator: NodeId
     serial: int
-    hops: int
+    back: tuple[NodeId, ...]
     clockwise: bool
 
 
@@ -86,16 +85,6 @@ class Ack(ElectionMessage, frozen=True):
 
 Round: TypeAlias = Token | Coordinator | Probe | Echo
 """What goes round, from one living node to the next."""
-
-
-def goes_clockwise(message: Round) -> bool:
-    match message:
-        case Probe(clockwise=clockwise):
-            return clockwise
-        case Echo(clockwise=clockwise):
-            return not clockwise
-        case _:
-            return True
 
 
 def speaker(message: Token | Coordinator) -> NodeId:
@@ -272,12 +261,29 @@ class Ring(Elector):
 
     def pass_on(self, message: Round, after: NodeId | None = None) -> None:
         """Send it to the next one alive (myself, if there is no other) and wait for the Ack."""
-        to = self.neighbour(after or self.me, goes_clockwise(message))
+        to = self.next_hop(message, after)
         if to != self.me:
             self.underway += ((to, message),)
             self.arm("hop", self.node.timing.patience, self.node.timing.patience)
         if to != self.me or message.initiator == self.me:
             self.send(to, message)
+
+    def next_hop(self, message: Round, after: NodeId | None) -> NodeId:
+        """To whom it goes from me, or after one that does not answer; me, if there is nobody."""
+        match message:
+            case Echo(back=back):
+                return self.way_back(back[: back.index(after)] if after in back else back)
+            case Probe(clockwise=clockwise):
+                return self.neighbour(after or self.me, clockwise)
+            case _:
+                return self.neighbour(after or self.me)
+
+    def way_back(self, visited: tuple[NodeId, ...]) -> NodeId:
+        there = (id for id in reversed(visited) if id == self.me or self.may_pass_to(id))
+        return next(there, self.me)
+
+    def may_pass_to(self, id: NodeId) -> bool:
+        return not self.suspects(id) and self.node.peers[id].connected
 
     def neighbour(self, node: NodeId, clockwise: bool = True) -> NodeId:
         """The next voter after this one to which there is a connection, or me."""
@@ -287,7 +293,7 @@ class Ring(Elector):
             at = (at + step) % len(ring)
             if ring[at] == self.me:
                 return self.me
-            if not self.suspects(ring[at]) and self.node.peers[ring[at]].connected:
+            if self.may_pass_to(ring[at]):
                 return ring[at]
 
     def acknowledged(self, peer: NodeId, initiator: NodeId, serial: int) -> None:
@@ -397,7 +403,7 @@ class HirschbergSinclair(Ring):
         serial = self.next_serial()
         for clockwise in (True, False):
             about = (self.name, self.newest, self.me, serial, self.position)
-            self.pass_on(Probe(*about, self.reach, 1, clockwise, (self.me,)))
+            self.pass_on(Probe(*about, self.reach, clockwise, (self.me,)))
 
     def receive(self, sender: NodeId, message: ElectionMessage) -> None:
         match message:
@@ -427,20 +433,19 @@ class HirschbergSinclair(Ring):
 
     def relay(self, probe: Probe) -> None:
         """Pass the probe on, or turn it back where it has gone far enough."""
-        clockwise, distance = probe.clockwise, probe.distance
         about = (self.name, max(probe.term, self.promise.term), probe.initiator, probe.serial)
         if probe.hops > 1:
             visited = (*probe.visited, self.me)
-            onward = Probe(*about, probe.position, probe.hops - 1, distance + 1, clockwise, visited)
+            onward = Probe(*about, probe.position, probe.hops - 1, probe.clockwise, visited)
             self.pass_on(onward)
         else:
-            self.pass_on(Echo(*about, distance, clockwise))
+            self.pass_on(Echo(*about, probe.visited, probe.clockwise))
 
     def on_echo(self, echo: Echo) -> None:
         if echo.initiator != self.me:
-            if echo.hops > 1:
+            if self.me in echo.back:
                 about = (self.name, echo.term, echo.initiator, echo.serial)
-                self.pass_on(Echo(*about, echo.hops - 1, echo.clockwise))
+                self.pass_on(Echo(*about, echo.back[: echo.back.index(self.me)], echo.clockwise))
         elif echo.serial == self.serial and self.role is Role.CANDIDATE:
             self.newest = max(self.newest, echo.term)
             self.echoes |= {echo.clockwise}

@@ -29,6 +29,7 @@ from electorate.core.model import (
     ElectionMessage,
     Follow,
     Gone,
+    Kind,
     Message,
     NodeId,
     Notice,
@@ -640,7 +641,8 @@ class Host:
         return self.starts.get(peer)
 
     def verdict(self, peer: NodeId, identity: Identity) -> Verdict:
-        return judge(self.known(peer), peer in self.node.gone, identity)
+        observes = self.node.kind is Kind.OBSERVER
+        return judge(self.known(peer), peer in self.node.gone, identity, observes)
 
     def recognises(self, peer: NodeId, identity: Identity) -> bool:
         """Whether it is the peer that has welcomed me; if not, it has forgotten a later life."""

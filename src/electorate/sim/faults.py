@@ -182,7 +182,10 @@ class Storm:
         self.bring_down(self.target())
 
     def crash_voters(self) -> None:
-        """Some voters restart at once: what they had promised is forgotten, unless the design is wary."""
+        """Some voters restart at once, at times out of the sight of a leader: what they had promised to it is
+        forgotten, unless the design is wary."""
+        if self.random.random() < 0.5:
+            self.cut_off(self.target())
         for host in self.world.hosts.values():
             if self.random.random() < 0.5 and not (host.up and host.node.leading):
                 self.bring_down(host, quick=True)

@@ -20,6 +20,7 @@ from electorate.core.model import (
     Awaiting,
     Beat,
     Effect,
+    Kind,
     Membership,
     Message,
     NodeId,
@@ -262,7 +263,8 @@ class Host:
     def judges(self, peer: Host) -> Verdict:
         """Whether the peer may be who it was when I last met it."""
         known = self.store.met.get(peer.id)
-        return judge(known, peer.id in self.node.gone, peer.identity(known))
+        observes = self.node.kind is Kind.OBSERVER
+        return judge(known, peer.id in self.node.gone, peer.identity(known), observes)
 
     def identity(self, asked: Start | None) -> Identity:
         """Who I am; of my earlier starts I show the one that is asked for, or another of that number."""
