@@ -87,12 +87,17 @@ async def test_resign(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_while_work_rests_on_it_the_transfer_is_under_way(tmp_path: Path) -> None:
+async def test_while_work_rests_on_it_the_transfer_is_under_way(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     async with commanded(tmp_path, timing={"beat": 0.05, "lease": 0.3}) as cluster:
         leader, heir = leader_and_other(cluster)
         leader.occupy(E)
         answer = await post(cluster, leader.id, "/transfer", election=E, to=heir)
         assert (answer.status_code, answer.json()["leader"]) == (202, leader.id)
+        [asked] = (record.getMessage() for record in caplog.records if record.name.endswith(".audit"))
+        assert asked.endswith(f"asked for transfer of 'main' to '{heir}': under way")
         leader.vacate(E)
         await until(lambda: cluster.hosts[heir].is_leader(E))
 
@@ -238,9 +243,8 @@ async def test_who_wished_what_and_what_came_of_it_is_written_down(
         await post(cluster, leader.id, "/transfer", election="x\nINFO forged line", to=heir)
     done, refused = (record for record in caplog.records if record.name.endswith(".audit"))
     assert done.getMessage().startswith("127.0.0.1:")
-    assert done.getMessage().endswith(
-        f"asked /transfer Transfer(election='main', to='{heir}', force=False): done"
-    )
+    assert done.getMessage().endswith(f"asked for transfer of 'main' to '{heir}': done")
+    assert done.wish == f"transfer of 'main' to '{heir}'"  # type: ignore[attr-defined]
     assert done.outcome == "done"  # type: ignore[attr-defined]
     assert "\n" not in refused.getMessage()
 
@@ -267,7 +271,7 @@ def written(path: str, body: str) -> bytes:
 
 @in_loop
 async def test_a_command_may_not_take_long_to_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "REQUEST", 0.2)
+    monkeypatch.setattr(server, "PATIENCE", 0.2)
     async with commanded(tmp_path, "a") as cluster, stranger(cluster.http["a"]) as caller:
         caller.say(written("/resign", '{"election": "main"}')[:-1])
         await caller.closed()
@@ -277,7 +281,7 @@ async def test_a_command_may_not_take_long_to_arrive(tmp_path: Path, monkeypatch
 async def test_a_command_may_take_long_to_carry_out_but_what_follows_may_not_take_long_to_arrive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "REQUEST", 0.1)
+    monkeypatch.setattr(server, "PATIENCE", 0.1)
     async with commanded(tmp_path, timing={"beat": 0.05, "lease": 0.3}) as cluster:
         leader, heir = leader_and_other(cluster)
         leader.occupy(E)

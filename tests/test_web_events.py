@@ -219,7 +219,7 @@ async def test_who_does_not_read_is_cut_off_and_nobody_else_notices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is room for one reader, which fills all buffers; once it is cut off there is room again."""
-    monkeypatch.setattr(server, "UNREAD", 0.2)
+    monkeypatch.setattr(server, "PATIENCE", 0.2)
     monkeypatch.setattr(app, "READERS", 1)
     names = [f"{number:04}" + 190 * "x" for number in range(400)]
     async with web_cluster(tmp_path, "a", elections=names) as cluster:

@@ -77,8 +77,11 @@ async def test_elections_and_failovers_are_counted_and_timed(tmp_path: Path, alg
     async with web_cluster(tmp_path, algorithm=algorithm) as cluster:
         first = await cluster.agreed()
         samples = await scrape(cluster, first.id)
-        assert samples["electorate_elections_started_total"] >= samples["electorate_elections_won_total"] >= 1
+        assert samples["electorate_elections_won_total"] == reported(cluster, first.id).elections["won"] >= 1
+        assert samples["electorate_elections_started_total"] >= samples["electorate_elections_won_total"]
         assert samples["electorate_election_duration_seconds_count"] >= 1
+        failovers = sum(reported(cluster, first.id).failover_time.counts)
+        assert samples["electorate_failover_duration_seconds_count"] == failovers
         assert samples["electorate_store_commit_duration_seconds_count"] >= 1
         before = {id: await scrape(cluster, id) for id in cluster.hosts}
         await cluster.stop(first.id)
@@ -89,9 +92,19 @@ async def test_elections_and_failovers_are_counted_and_timed(tmp_path: Path, alg
             assert (more["electorate_elections_won_total"] > 0) >= (id == second.id)
             assert more["electorate_failover_duration_seconds_count"] >= 1
             assert more["electorate_failover_duration_seconds_sum"] > 0
+            assert samples["electorate_elections_won_total"] == reported(cluster, id).elections["won"]
             assert samples[f'electorate_peer_connected{{"peer": "{first.id}"}}'] == 0
         won = await scrape(cluster, second.id)
         assert won["electorate_elections_started_total"] >= 1
+
+
+def reported(cluster: WebCluster, id: str) -> Figures:
+    """What all that this node has reported amounts to."""
+    figures = Figures()
+    for node, kind, what in cluster.events:
+        if (node, kind) == (id, "view"):
+            figures.changed(View(**what), 0.0)
+    return figures
 
 
 @in_loop

@@ -12,11 +12,13 @@ from typing import Any
 import jsonschema
 import pytest
 from openapi_spec_validator import validate
+from starlette.applications import Starlette
 
 from electorate import __version__
 from electorate.errors import UserError
 from electorate.web import serving, token
 from electorate.web.app import Api, application
+from electorate.web.commands import Commands
 from electorate.web.events import Events
 from tests.runtime_hosts import E, in_loop, until
 from tests.web_nodes import web_cluster
@@ -180,13 +182,15 @@ async def test_the_description_is_valid_and_has_every_route(tmp_path: Path) -> N
         host = cluster.hosts["a"]
         document = (await cluster.get("a", "/openapi.json")).json()
         validate(document)
-        api = Api(host, Events(host))
+        api = Api(host, Events(host, host.loop), Commands(host))
+        app = application(api).app
+        assert isinstance(app, Starlette)
         routes = {
             (route.path, method)  # type: ignore[attr-defined]
-            for route in application(api).routes
+            for route in app.routes
             for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
         }
-        api.events.close()
+        api.events.leave()
         assert routes == {
             (path, method.upper()) for path, methods in document["paths"].items() for method in methods
         }

@@ -572,15 +572,15 @@ class Host:
 
     @property
     def waiting(self) -> str | None:
-        """Why it does not vote yet: for whom it waits while it rejoins."""
-        rejoin = self.conditions.rejoin
-        if self.awaited is None or rejoin is None:
+        """Why it does not vote yet: for whom it waits while it rejoins. May be asked from any thread."""
+        rejoin, awaited = self.conditions.rejoin, self.awaited
+        if awaited is None or rejoin is None:
             return None
         why = "it has lost its store" if rejoin.lost else "the voters are new"
-        if not self.awaited:
+        if not awaited:
             return f"{why}, and too few are left that can tell what was promised"
         gone = "; if one is gone for good, restart with --rejoin --without it" if rejoin.lost else ""
-        return f"{why}: before it votes, it waits for {', '.join(self.awaited)}{gone}"
+        return f"{why}: before it votes, it waits for {', '.join(awaited)}{gone}"
 
     def has_rejoined(self) -> None:
         """The others have told what I may have promised: from now on, this store is believed."""
@@ -865,8 +865,8 @@ class Host:
         return {peer: "connected" if link.connected else "lost" for peer, link in self.links.items()}
 
     def differing(self) -> dict[NodeId, tuple[str, ...]]:
-        """The peers that are configured otherwise, and in which keys."""
-        return {peer: keys for peer, keys in self.differs.items() if keys}
+        """The peers that are configured otherwise, and in which keys. May be asked from any thread."""
+        return {peer: keys for peer, keys in tuple(self.differs.items()) if keys}
 
     def ignored(self) -> dict[str, int]:
         """What was ignored or refused, and how often."""

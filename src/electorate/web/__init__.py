@@ -12,8 +12,8 @@ from electorate.runtime.host import Host
 
 @asynccontextmanager
 async def serving(host: Host) -> AsyncIterator[None]:
-    """Serve HTTP for a host that has started, in its own loop, if its configuration says where; nothing
-    otherwise. At the end all answers end, event streams too.
+    """Serve HTTP for a host that has started, in a thread beside its loop, if its configuration says
+    where; nothing otherwise. At the end all answers end, event streams too.
 
     Raises `UserError` if the address is taken, the token file is unfit, or the extra `web` is missing."""
     if host.config.http_address(host.id) is None:

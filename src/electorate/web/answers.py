@@ -91,8 +91,14 @@ class Transfer(msgspec.Struct, forbid_unknown_fields=True):
     to: Name
     force: bool = False
 
+    def __str__(self) -> str:
+        return f"transfer of {self.election!r} to {self.to!r}{' by force' if self.force else ''}"
+
 
 class Resign(msgspec.Struct, forbid_unknown_fields=True):
     """Let another lead the election."""
 
     election: Name
+
+    def __str__(self) -> str:
+        return f"resignation from {self.election!r}"

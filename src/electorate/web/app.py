@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from bisect import bisect_right
+import threading
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -20,55 +21,53 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from electorate.core.model import View
 from electorate.errors import UserError
-from electorate.runtime.clock import now
 from electorate.runtime.host import Host
-from electorate.runtime.store import remedy
 from electorate.version import __version__
-from electorate.web import metrics, token
-from electorate.web.answers import (
-    Complaint,
-    Elections,
-    Fitness,
-    Leader,
-    Resign,
-    Standing,
-    Status,
-    Transfer,
-)
+from electorate.web import metrics, state, token
+from electorate.web.answers import Complaint, Elections, Fitness, Leader, Resign, Status, Transfer
+from electorate.web.commands import Commands, Outcome
 from electorate.web.events import Events
+from electorate.web.health import Health
 from electorate.web.openapi import Operation, description
+from electorate.web.rooms import Room, Rooms
 
 READERS = 64
-"""So many may read the stream of events at one time."""
+"""So many may read the stream of events at one time,"""
+QUESTIONS = 48
+"""ask for more than who leads,"""
+CHECKS = 32
+"""ask whether the node is well,"""
+COMMANDS = 16
+"""or command."""
 PAGE, LONGEST_PAGE = 100, 1000
 """How many elections are named at once, unless asked otherwise, and at most."""
 BODY = 16 << 10
 """The most bytes that a command may have."""
-ANSWER = 3
-"""So many leases at most a command waits for what comes of it: who resigns stands back for one of them."""
-FRESH = 1.0
-"""For so many seconds the last proof that the store writes is good enough."""
-
-T = TypeVar("T")
+Wish = TypeVar("Wish", Transfer, Resign)
 
 
 class Api:
-    """The answers of one host."""
+    """The answers of one host, given in the thread of HTTP."""
 
-    def __init__(self, host: Host, events: Events) -> None:
+    def __init__(self, host: Host, events: Events, commands: Commands) -> None:
         self.host = host
         self.events = events
-        self.readers = 0
-        self.proof: asyncio.Future[None] | None = None
-        """The newest proof that the store writes, done or under way."""
-        self.asked = float("-inf")
+        self.commands = commands
+        self.health_of_node = Health(host)
+        self.turn = asyncio.Lock()
+        """One long answer at a time: those who have asked for none do not wait for all of them."""
         self.scraping = asyncio.Lock()
-        """One at a time: to write many series takes long."""
+        self.closing = threading.Event()
         self.audit = logging.getLogger(f"electorate.{host.id}.audit")
 
-    @property
+    def close(self) -> None:
+        """Let every answer end."""
+        self.closing.set()
+        self.events.close()
+        self.health_of_node.close()
+
+    @cached_property
     def operations(self) -> tuple[Operation, ...]:
         leads = {200: Leader, 503: Leader, 404: Complaint}
         fit = {200: Fitness, 503: Fitness}
@@ -113,33 +112,11 @@ class Api:
     # --- questions -----------------------------------------------------------------------------------
 
     async def leader(self, request: Request) -> Response:
-        election = self.chosen(request)
-        return reply(self.known_leader(election), 200 if self.host.is_leader(election) else 503)
-
-    def known_leader(self, election: str) -> Leader:
-        view, known = self.host.view(election), self.host.leader(election)
-        if known is None:
-            return Leader(election, None, None, view.term if view else 0, {})
-        return Leader(election, known.id, known.address, known.term, dict(known.metadata))
+        leads, leader = state.leader(self.host, self.chosen(request))
+        return reply(leader, 200 if leads else 503)
 
     async def health(self, request: Request) -> Response:
-        return fitness(await self.illness())
-
-    async def illness(self) -> str | None:
-        """Why this node can promise nothing, if so: its store must take a small commit within a lease."""
-        host = self.host
-        if host.stopping:
-            return "it is stopping"
-        if host.failed.done():
-            return host.failed.result()
-        if self.proof is None or (self.proof.done() and now() - self.asked > FRESH):
-            self.proof, self.asked = host.on_disk(host.store.prove), now()
-        await asyncio.wait([self.proof], timeout=max(0.0, self.asked + host.config.timing.lease - now()))
-        if not self.proof.done():
-            return f"its data directory has taken no write for {now() - self.asked:.1f} s"
-        if error := self.proof.exception():
-            return f"its data directory {remedy(error, host.id)}"
-        return None
+        return fitness(await self.health_of_node.illness())
 
     async def ready(self, request: Request) -> Response:
         return fitness(self.absence())
@@ -150,138 +127,97 @@ class Api:
         host = self.host
         if host.stopping or host.failed.done():
             return "it is stopping"
-        if host.waiting:
-            return host.waiting
-        if any(election.view.leader is not None for election in host.node.elections.values()):
-            return None
-        if host.node.membership.is_quorum(host.node.reachable):
+        if waiting := host.waiting:
+            return waiting
+        if state.can_elect(host) or state.knows_a_leader(host):
             return None
         return "it knows no leader, and cannot reach a quorum"
 
     async def status(self, request: Request) -> Response:
         host = self.host
-        elections = self.page(sorted(host.node.elections)[:PAGE])
-        status = Status(
-            version=__version__,
-            cluster=host.config.cluster,
-            algorithm=host.config.algorithm,
-            node=host.id,
-            kind=host.node.kind,
-            elections=elections,
-            total=len(host.node.elections),
-            peers=host.peers(),
-            differs=host.differing(),
-            waiting=host.waiting,
-            awaits=host.awaited,
-            ignored=host.ignored(),
-        )
-        return reply(status)
+        async with self.turn:
+            first = state.page(host, "", PAGE)
+            status = Status(
+                version=__version__,
+                cluster=host.config.cluster,
+                algorithm=host.config.algorithm,
+                node=host.id,
+                kind=host.node.kind,
+                elections=first.elections,
+                total=first.total,
+                peers=host.peers(),
+                differs=host.differing(),
+                waiting=host.waiting,
+                awaits=host.awaited,
+                ignored=host.ignored(),
+            )
+            return await unhurried(reply(status))
 
     async def elections(self, request: Request) -> Response:
-        names = sorted(self.host.node.elections)
         limit = number(request, "limit", PAGE, LONGEST_PAGE)
-        start = bisect_right(names, request.query_params.get("after", ""))
-        page = names[start : start + limit]
-        more = start + limit < len(names)
-        return reply(Elections(self.page(page), len(names), page[-1] if more else None))
-
-    def page(self, names: list[str]) -> list[Standing]:
-        views = map(self.host.view, names)
-        return [Standing(**self.host.standing(view)) for view in views if view]
+        async with self.turn:
+            return await unhurried(reply(state.page(self.host, request.query_params.get("after", ""), limit)))
 
     async def stream(self, request: Request) -> Response:
         election = self.chosen(request) if "election" in request.query_params else None
         last = request.headers.get("last-event-id", "")
         if last and not (last.isascii() and last.isdecimal() and len(last) < 20):
             raise HTTPException(400, "Last-Event-ID is no number that this node has given")
-        if self.readers >= READERS:
-            raise HTTPException(503, f"{READERS} others read the events already", {"Retry-After": "10"})
-        return EventStream(self, self.events.stream(int(last) if last else None, election))
+        events = self.events.stream(int(last) if last else None, election)
+        return StreamingResponse(events, media_type="text/event-stream")
 
     async def metrics(self, request: Request) -> Response:
         series = number(request, "series", metrics.SERIES, self.host.config.settings.max_elections)
+        accept = request.headers.get("accept", "")
         async with self.scraping:
-            text, kind = await metrics.exposition(self.host, series, request.headers.get("accept", ""))
-        return Response(text, headers={"Content-Type": kind})
+            exposition = await asyncio.to_thread(metrics.exposition, self.host, series, accept, self.closing)
+        return Response(exposition.text, headers={"Content-Type": exposition.kind})
 
     async def openapi(self, request: Request) -> Response:
-        return Response(msgspec.json.encode(description(self.operations)), media_type="application/json")
+        return Response(self.described, media_type="application/json")
+
+    @cached_property
+    def described(self) -> bytes:
+        return msgspec.json.encode(description(self.operations))
 
     def chosen(self, request: Request) -> str:
         """The election that is asked about; the first of the configuration, if none is named."""
         return self.existing(request.query_params.get("election", self.host.config.elections[0]))
 
     def existing(self, election: str) -> str:
-        if election in self.host.node.elections or election in self.host.config.elections:
+        if state.exists(self.host, election):
             return election
         raise HTTPException(404, f"there is no election '{election[:200]}' here")
 
     # --- commands ------------------------------------------------------------------------------------
 
     async def transfer(self, request: Request) -> Response:
-        return await self.command(request, Transfer, self.hand_over)
-
-    async def hand_over(self, wish: Transfer) -> Response:
-        self.require_leadership(wish.election)
-        try:
-            with self.host.transferring(wish.election, wish.to, wish.force) as led:
-                return await self.outcome(wish.election, led)
-        except ValueError as error:
-            raise HTTPException(409, str(error)) from None
+        return await self.command(request, Transfer, self.commands.transfer)
 
     async def resign(self, request: Request) -> Response:
-        return await self.command(request, Resign, self.give_up)
-
-    async def give_up(self, wish: Resign) -> Response:
-        before = self.require_leadership(wish.election).term
-        with self.host.awaiting(
-            wish.election, lambda leader, term: leader is not None and term > before
-        ) as led:
-            self.host.resign(wish.election)
-            return await self.outcome(wish.election, led)
-
-    def require_leadership(self, election: str) -> View:
-        """The view of an election that this node leads."""
-        view = self.host.view(self.existing(election))
-        if view is not None and view.leader == self.host.id:
-            return view
-        leader = self.known_leader(election)
-        where = f"node {leader.leader} at {leader.address} does" if leader.leader else "nobody does"
-        raise HTTPException(409, f"node {self.host.id} does not lead '{election}': {where}")
-
-    async def outcome(self, election: str, led: asyncio.Future[None]) -> Response:
-        """Who leads once that has come (200), or who leads still, because work must end first (202)."""
-        deadline = now() + ANSWER * self.host.config.timing.lease
-        while not (led.done() or self.events.closed or now() >= deadline):
-            await asyncio.wait(
-                [led, self.events.change()],
-                timeout=deadline - now(),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        if led.done():
-            led.result()
-        return reply(self.known_leader(election), 200 if led.done() else 202)
+        return await self.command(request, Resign, self.commands.resign)
 
     async def command(
-        self, request: Request, form: type[T], obey: Callable[[T], Awaitable[Response]]
+        self, request: Request, form: type[Wish], obey: Callable[[Wish], Awaitable[Outcome]]
     ) -> Response:
         """Obey whoever may command, and write down who wished what, and what came of it."""
         who = f"{request.client.host}:{request.client.port}" if request.client else "unknown"
-        wish: T | None = None
+        wish: Wish | None = None
         try:
             self.check_sender(request)
             wish = await read(request, form)
-            response = await obey(wish)
+            self.existing(wish.election)
+            done, leader = await obey(wish)
         except HTTPException as error:
-            self.record(who, request.url.path, wish, f"refused, {error.status_code}: {error.detail!r}")
+            outcome = f"refused, {error.status_code}: {error.detail!r}"
+            self.record(who, str(wish or request.url.path), outcome)
             raise
-        self.record(who, request.url.path, wish, "done" if response.status_code == 200 else "under way")
-        return response
+        self.record(who, str(wish), "done" if done else "under way")
+        return reply(leader, 200 if done else 202)
 
-    def record(self, who: str, path: str, wish: object, outcome: str) -> None:
-        what = f"{path} {wish!r}"
+    def record(self, who: str, what: str, outcome: str) -> None:
         self.audit.info(
-            "%s asked %s: %s", who, what, outcome, extra={"client": who, "wish": what, "outcome": outcome}
+            "%s asked for %s: %s", who, what, outcome, extra={"client": who, "wish": what, "outcome": outcome}
         )
 
     def check_sender(self, request: Request) -> None:
@@ -309,24 +245,7 @@ class Api:
         return tuple(f"http://{name}:{port}" for name in names)
 
 
-class EventStream(StreamingResponse):
-    """A stream of events, counted among the readers for as long as it lasts."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, api: Api, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.api = api
-
-    async def __call__(self, *asgi: Any) -> None:
-        self.api.readers += 1
-        try:
-            await super().__call__(*asgi)
-        finally:
-            self.api.readers -= 1
-
-
-async def read(request: Request, form: type[T]) -> T:
+async def read(request: Request, form: type[Wish]) -> Wish:
     """The JSON that was sent. Raises `HTTPException` if it is something else."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -356,6 +275,12 @@ def reply(answer: msgspec.Struct, status: int = 200, headers: Mapping[str, str] 
     return Response(msgspec.json.encode(answer), status, headers, "application/json")
 
 
+async def unhurried(response: Response) -> Response:
+    """A long answer was made: let the loop turn, and rest, before whoever is next has its turn."""
+    await asyncio.sleep(0)
+    return response
+
+
 def fitness(fault: str | None) -> Response:
     return reply(Fitness(fault is None, fault), 503 if fault else 200)
 
@@ -365,8 +290,20 @@ async def complain(request: Request, error: Exception) -> Response:
     return reply(Complaint(error.detail), error.status_code, error.headers)
 
 
-def application(api: Api) -> Starlette:
+def application(api: Api) -> Rooms:
     routes = [Route(each.path, each.endpoint, methods=[each.method]) for each in api.operations]
     app = Starlette(routes=routes, exception_handlers={HTTPException: complain})
     app.router.redirect_slashes = False  # a redirection would name the Host of the request
-    return app
+    return Rooms(app, rooms())
+
+
+def rooms() -> dict[str, Room]:
+    """By path. Who leads and who is ready is answered at once, and so needs none."""
+    questions = Room(QUESTIONS, "are asking", 1)
+    commands = Room(COMMANDS, "are commanding", 1)
+    return {
+        "/events": Room(READERS, "read the events", 10),
+        "/health": Room(CHECKS, "ask for its health", 1),
+        **dict.fromkeys(("/status", "/elections", "/metrics", "/openapi.json"), questions),
+        **dict.fromkeys(("/transfer", "/resign"), commands),
+    }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate, islice
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.core import (
@@ -22,19 +22,29 @@ from electorate.core.model import Role
 from electorate.runtime.figures import BOUNDS, Histogram, Refusal
 from electorate.runtime.host import Host
 from electorate.version import __version__
+from electorate.web.pace import at_leisure
+from electorate.web.state import can_elect
 
 SERIES = 100
 """So many elections have series of their own, unless more are asked for."""
 
 
 class Readings(Collector):
-    """The metrics of one host. Of the elections, the first `series` are shown one by one."""
+    """The metrics of one host, read while it goes on. Of the elections, the first `series` are shown one by
+    one."""
 
-    def __init__(self, host: Host, series: int = SERIES) -> None:
+    def __init__(self, host: Host, series: int, closing: threading.Event) -> None:
         self.host = host
         self.series = series
+        self.closing = closing
 
     def collect(self) -> Iterator[Metric]:
+        """Long families are written at leisure, too."""
+        for family in self.families():
+            family.samples = at_leisure(family.samples, self.closing)  # type: ignore[assignment]
+            yield family
+
+    def families(self) -> Iterator[Metric]:
         config = self.host.config
         build = {"version": __version__, "algorithm": config.algorithm, "cluster": config.cluster}
         yield InfoMetricFamily("electorate_build", "What runs here.", build)
@@ -54,7 +64,8 @@ class Readings(Collector):
         role = GaugeMetricFamily(
             "electorate_role", "1 for the role that this node has.", labels=["election", "role"]
         )
-        for name, election in islice(host.node.elections.items(), self.series):
+        shown = islice(tuple(host.node.elections.items()), self.series)
+        for name, election in at_leisure(shown, self.closing):
             view = election.view
             leads.add_metric([name], host.is_leader(name))
             known.add_metric([name], view.leader is not None)
@@ -66,13 +77,14 @@ class Readings(Collector):
 
     def of_all_elections(self) -> Iterator[Metric]:
         host, figures = self.host, self.host.figures
-        views = [election.view for election in host.node.elections.values()]
+        elections = tuple(host.node.elections.values())
+        views = [election.view for election in at_leisure(elections, self.closing)]
         roles = Counter(str(view.role) for view in views)
         yield by_label("electorate_elections", "Elections by the role of this node.", "role", roles, Role)
         yield GaugeMetricFamily(
             "electorate_elections_led",
             "Elections that this node provably leads.",
-            sum(map(host.is_leader, host.node.leading)),
+            sum(map(host.is_leader, tuple(host.node.tenures))),
         )
         yield GaugeMetricFamily(
             "electorate_elections_leaderless",
@@ -113,7 +125,7 @@ class Readings(Collector):
         yield GaugeMetricFamily(
             "electorate_quorum_connected",
             "1 while this node and those it is connected to are a quorum.",
-            host.node.membership.is_quorum(host.node.reachable),
+            can_elect(host),
         )
         awaited = host.awaited or ()
         yield by_label(
@@ -128,7 +140,7 @@ class Readings(Collector):
             "peer",
             {peer: bool(host.differs.get(peer)) for peer in host.links},
         )
-        round_trips = figures.round_trip if host.node.leading else {}
+        round_trips = dict(figures.round_trip) if host.node.tenures else {}
         yield by_label(
             "electorate_peer_round_trip_seconds",
             "From the newest answered beat to its answer, while this node leads.",
@@ -139,7 +151,7 @@ class Readings(Collector):
             "electorate_peer_certificate_expiry_timestamp_seconds",
             "When the certificate that this peer showed last ends, since 1970.",
             "peer",
-            figures.expiry,
+            dict(figures.expiry),
         )
         sent = CounterMetricFamily("electorate_beats_sent", "Beats sent.", labels=["peer"])
         missed = CounterMetricFamily(
@@ -161,7 +173,7 @@ class Readings(Collector):
             "Messages of members that made no sense, by reason.",
             labels=["reason"],
         )
-        for why, count in self.host.node.ignored.items():
+        for why, count in dict(self.host.node.ignored).items():
             ignored.add_metric([why], count)
         yield from (refusals, ignored)
 
@@ -182,21 +194,19 @@ def histogram(name: str, meaning: str, measured: Histogram) -> HistogramMetricFa
     return HistogramMetricFamily(name, meaning, buckets, measured.total)
 
 
-class Taken(Collector):
-    """Readings that have been taken."""
-
-    def __init__(self, readings: Iterable[Metric]) -> None:
-        self.readings = tuple(readings)
-
-    def collect(self) -> Iterable[Metric]:
-        return self.readings
+class Exposition(NamedTuple):
+    text: bytes
+    kind: str
 
 
-async def exposition(host: Host, series: int, accept: str) -> tuple[bytes, str]:
-    """All metrics of this host and of its process, and the type of their text. They are read here and now,
-    and written in a thread, which takes longer."""
-    registry = CollectorRegistry()
-    registry.register(Taken(Readings(host, series).collect()))
+def exposition(host: Host, series: int, accept: str, closing: threading.Event) -> Exposition:
+    """All metrics of this host and of its process, as text, and the type of that. It may take long, so it is
+    made in a thread, and given up when it is closing."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Readings(host, series, closing))
     ProcessCollector(registry=registry)
     encode, kind = choose_encoder(accept)
-    return await asyncio.to_thread(encode, registry), kind
+    try:
+        return Exposition(encode(registry), kind)
+    except InterruptedError:
+        return Exposition(b"", kind)

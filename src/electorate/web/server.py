@@ -1,6 +1,7 @@
-"""Serves HTTP in the loop of the node: uvicorn's protocol, on a socket of ours, within bounds.
+"""Serves HTTP in a thread and a loop of its own: uvicorn's protocol, on a socket of ours, within bounds.
 
-Only the protocol: a whole `uvicorn.Server` takes over signals and logging, and wakes ten times a second.
+However many read, and whatever they do, the loop of the node does not wait for them. Only the protocol is
+uvicorn's: a whole `uvicorn.Server` takes over signals and logging, and wakes ten times a second.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from email.utils import formatdate
 from typing import Any
 
@@ -21,18 +23,21 @@ from electorate.errors import UserError
 from electorate.runtime.host import Host, listen
 from electorate.web import token
 from electorate.web.app import Api, application
+from electorate.web.commands import Commands
 from electorate.web.events import Events
+from electorate.web.pace import Unhurried
 
 CONNECTIONS = 256
-"""So many connections at most, at one time."""
-REQUEST = 10.0
-"""How many seconds a request may take to arrive, or a connection may stand idle."""
+"""So many connections at most, at one time. One more, and the one that has waited for longest has to go:
+those that are being answered are fewer (see `rooms`)."""
+PATIENCE = 5.0
+"""How many seconds a request may take to arrive, a connection may stand idle, or an answer may lie unread."""
 HEADERS = 16 << 10
 """The most bytes of a request's head."""
-UNREAD = 10.0
-"""Who does not read for so many seconds what it is sent, is cut off."""
 PARTING = 1.0
 """Seconds for answers to end when the node stops."""
+LEFT = 2.0
+"""Seconds after that, when the node no longer waits for HTTP to end."""
 
 
 @asynccontextmanager
@@ -43,29 +48,13 @@ async def serve(host: Host) -> AsyncIterator[None]:
     listener = await claim_address(host)
     host.config = host.config.serving(host.id, listener.getsockname()[1])
     host.sockets.add(listener)
-    events = Events(host)
-    config = uvicorn.Config(
-        application(Api(host, events)),
-        lifespan="off",
-        ws="none",
-        log_config=None,
-        log_level=None,
-        access_log=False,
-        proxy_headers=False,
-        timeout_keep_alive=3600,  # REQUEST comes first
-        h11_max_incomplete_event_size=HEADERS,
-    )
-    config.load()
-    state = ServerState()
-    log = logging.getLogger(f"electorate.{host.id}.http")
-    server = await host.loop.create_server(lambda: Connection(config, state, log), sock=listener)
+    server = Server(host, listener)
+    server.thread.start()
     try:
         yield
     finally:
-        events.close()
-        server.close()
         host.sockets.discard(listener)
-        await part(state)
+        await server.stop()
 
 
 async def claim_address(host: Host) -> socket.socket:
@@ -80,6 +69,64 @@ async def claim_address(host: Host) -> socket.socket:
         ) from None
 
 
+class Server:
+    """Made, started and stopped in the loop of the node."""
+
+    def __init__(self, host: Host, listener: socket.socket) -> None:
+        self.host = host
+        self.listener = listener
+        self.log = logging.getLogger(f"electorate.{host.id}.http")
+        self.loop = asyncio.SelectorEventLoop(Unhurried())
+        self.events = Events(host, self.loop)
+        self.commands = Commands(host)
+        self.stopping = asyncio.Event()
+        self.ended: asyncio.Future[None] = host.loop.create_future()
+        self.thread = threading.Thread(target=self.run, name=f"electorate-{host.id}-http", daemon=True)
+
+    async def stop(self) -> None:
+        self.events.leave()
+        self.commands.stop()
+        with suppress(RuntimeError):  # it has ended
+            self.loop.call_soon_threadsafe(self.stopping.set)
+        ended, _ = await asyncio.wait([self.ended], timeout=PARTING + LEFT)
+        if not ended:
+            self.log.warning("HTTP has not ended in %g s: stopping without it", PARTING + LEFT)
+
+    # --- in the thread of HTTP ----------------------------------------------------------------------
+
+    def run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+                runner.run(self.serve())
+        except Exception:
+            self.log.exception("HTTP has failed: this node can be asked no more")
+        finally:
+            with suppress(RuntimeError):  # nobody waits any more
+                self.host.loop.call_soon_threadsafe(self.ended.set_result, None)
+
+    async def serve(self) -> None:
+        api = Api(self.host, self.events, self.commands)
+        config = uvicorn.Config(
+            application(api),
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            log_level=None,
+            access_log=False,
+            proxy_headers=False,
+            h11_max_incomplete_event_size=HEADERS,
+        )
+        config.load()
+        state, waiting = ServerState(), Waiting(self.loop)
+        server = await self.loop.create_server(
+            lambda: Connection(config, state, self.log, waiting), sock=self.listener
+        )
+        await self.stopping.wait()
+        api.close()
+        server.close()
+        await part(state)
+
+
 async def part(state: ServerState) -> None:
     """Let answers end, but not for long."""
     for connection in tuple(state.connections):
@@ -89,59 +136,99 @@ async def part(state: ServerState) -> None:
     for connection in tuple(state.connections):
         connection.transport.abort()
     if state.tasks:
-        await asyncio.wait(tuple(state.tasks))
+        await asyncio.wait(tuple(state.tasks), timeout=PARTING)
     await asyncio.sleep(0)
 
 
-class Connection(H11Protocol):
-    """One connection, which must send, read, and not be one too many."""
+class Waiting:
+    """The connections that wait for the other side, to ask or to read, and since when: the one that has
+    waited for longest comes first."""
 
-    def __init__(self, config: uvicorn.Config, state: ServerState, log: logging.Logger) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.since: dict[Connection, float] = {}
+        self.sweeping: asyncio.TimerHandle | None = None
+
+    def add(self, connection: Connection) -> None:
+        self.remove(connection)
+        self.since[connection] = self.loop.time()
+        self.sweep_later()
+
+    def remove(self, connection: Connection) -> None:
+        self.since.pop(connection, None)
+
+    def sweep_later(self) -> None:
+        if self.since and self.sweeping is None:
+            oldest = next(iter(self.since.values()))
+            self.sweeping = self.loop.call_at(oldest + PATIENCE, self.sweep)
+
+    def sweep(self) -> None:
+        """Cut off those who are too slow."""
+        self.sweeping = None
+        for connection, since in tuple(self.since.items()):
+            if since + PATIENCE > self.loop.time():
+                break
+            self.remove(connection)
+            if connection.waits:
+                connection.transport.abort()
+        self.sweep_later()
+
+    def make_room(self) -> None:
+        """Cut off the one that has waited for longest."""
+        for connection in tuple(self.since):
+            if connection.waits:
+                self.remove(connection)
+                return connection.transport.abort()
+
+
+class Connection(H11Protocol):
+    """One connection, which must send and read."""
+
+    def __init__(
+        self, config: uvicorn.Config, state: ServerState, log: logging.Logger, waiting: Waiting
+    ) -> None:
         super().__init__(config, state, {})
         self.logger = log
         self.access_log = False
-        self.hurry: asyncio.TimerHandle | None = None
-        self.unread: asyncio.TimerHandle | None = None
+        self.waiting = waiting
+        self.unread = False
+
+    @property
+    def waits(self) -> bool:
+        """Not all of a request has come, or its answer is not read."""
+        cycle: Any = self.cycle
+        return self.unread or cycle is None or cycle.response_complete or cycle.more_body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.waiting.add(self)
         if len(self.connections) > CONNECTIONS:
-            transport.abort()
-        else:
-            self.expect_request()
+            self.waiting.make_room()
 
     def data_received(self, data: bytes) -> None:
         self.server_state.default_headers = default_headers()
         super().data_received(data)
 
     def on_response_complete(self) -> None:
-        self.expect_request()
+        if self in self.connections:
+            self.waiting.add(self)
         super().on_response_complete()
-
-    def expect_request(self) -> None:
-        if self.hurry:
-            self.hurry.cancel()
-        self.hurry = self.loop.call_later(REQUEST, self.cut_off_if_slow)
-
-    def cut_off_if_slow(self) -> None:
-        cycle: Any = self.cycle
-        if cycle is None or cycle.response_complete or cycle.more_body:
-            self.transport.abort()
+        self._unset_keepalive_if_required()  # its timer would hold a connection that is gone
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.unread = self.loop.call_later(UNREAD, self.transport.abort)
+        self.unread = True
+        self.waiting.add(self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self.unread:
-            self.unread.cancel()
+        self.unread = False
+        if not self.waits:
+            self.waiting.remove(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
-        for timer in (self.hurry, self.unread):
-            if timer:
-                timer.cancel()
+        self.waiting.remove(self)
 
 
 def default_headers() -> list[tuple[bytes, bytes]]:
