@@ -503,6 +503,30 @@ def test_a_url_that_makes_no_sense_is_one_sentence(url: str, complaint: str) -> 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "etcd:/user:hunter2@10.0.0.1/jobs",
+        "user:hunter2@10.0.0.1",
+        "rafd://user:hunter2@10.0.0.1/jobs",
+        "raft://user:hunter2@10.0.0.1/jobs?id=a&id=b",
+        "raft://user:hun?ter2@10.0.0.1/jobs?id=a&id=b",
+        "raft://user:hunter2@10.0.0.1/jobs",
+        "raft://a=10.0.0.1:1/jobs?password=hunter2&password=hunter2",
+        "raft:a=10.0.0.1:1/jobs?password=hunter2",
+    ],
+)
+def test_no_complaint_about_a_url_tells_its_password(url: str) -> None:
+    async def open_it() -> None:
+        async with connect(url):
+            pass
+
+    with pytest.raises(UserError) as error:
+        asyncio.run(open_it())
+    assert "hunter2" not in str(error.value)
+    assert "hun" not in str(error.value)
+
+
 # --- other processes --------------------------------------------------------------------------------
 
 PROGRAM = """

@@ -218,6 +218,39 @@ def test_wrong_use(tmp_path: Path) -> None:
         assert says in done.stderr
 
 
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (f"{SECRET}\n{SECRET}\n".encode(), "holds several lines: leave the token in it, alone, in one line"),
+        (f"{SECRET}\r\n{SECRET}".encode(), "holds several lines"),
+        (f"\xff{SECRET}\0".encode(), "holds what is not text"),
+        (b"\n", "holds no token"),
+    ],
+)
+def test_an_unfit_token_file_is_one_sentence_without_the_token(
+    tmp_path: Path, content: bytes, says: str
+) -> None:
+    (tmp_path / "token").write_bytes(content)
+    done = elect(tmp_path, "resign", "--url", "http://127.0.0.1:1", "--token-file", "token")
+    assert done.returncode == 2
+    assert done.stderr.startswith("elect: token file token " + says)
+    assert done.stderr.count("\n") == 1
+    assert SECRET not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "url", [f"http://user:{SECRET}@127.0.0.1:1", f"user:{SECRET}@x", f"ftp://{SECRET}@x"]
+)
+def test_a_password_in_a_url_is_not_repeated(tmp_path: Path, url: str) -> None:
+    done = elect(tmp_path, "leader", "--url", url)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert SECRET not in done.stderr
+
+
 def test_no_leader_is_exit_code_1(tmp_path: Path) -> None:
     def none(way: tuple[str, ...]) -> bool:
         return elect(tmp_path, "leader", *way).returncode == 1

@@ -244,6 +244,9 @@ async def test_without_an_address_nothing_is_served(tmp_path: Path) -> None:
         (b"", 0o600, "holds no token"),
         (b" \n", 0o600, "holds no token"),
         (b"x" * 5000, 0o600, "holds no token"),
+        (b"secret\nsecret\n", 0o600, "holds several lines: leave the token in it, alone, in one line"),
+        (b"secret\r\nsecret", 0o600, "holds several lines"),
+        (b"secret\0secret", 0o600, "holds what is not text"),
         (b"secret", 0o604, "open to everybody: chmod o="),
         (b"secret", 0o602, "open to everybody: chmod o="),
     ],
@@ -255,8 +258,9 @@ def test_an_unfit_token_file_is_one_sentence(
     if content is not None:
         path.write_bytes(content)
         path.chmod(mode)
-    with pytest.raises(UserError, match=error):
+    with pytest.raises(UserError, match=error) as raised:
         token.read(path)
+    assert "secret" not in str(raised.value)
 
 
 def test_a_token_is_what_the_file_says_without_the_line_end(tmp_path: Path) -> None:

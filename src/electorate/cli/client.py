@@ -19,9 +19,11 @@ from typing import Annotated, Any, NoReturn, TypeAlias
 
 import typer
 
+from electorate.engines.url import shown
 from electorate.errors import UserError
 from electorate.runtime.config import configure
 from electorate.runtime.control import address
+from electorate.web.token import only
 
 FOUND, NONE, USAGE, UNREACHABLE, REFUSED = range(5)
 """The exit codes: it is so, or there is a leader; there is none; a wrong use of the command; no node answers;
@@ -88,8 +90,13 @@ class OverHttp:
     """The node whose HTTP this is."""
 
     def __init__(self, url: str, token: str | None, timeout: float) -> None:
-        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-            raise UserError(f"--url {url} is not a URL such as http://10.0.0.1:8400")
+        scheme, sign, place = url.partition("://")
+        if scheme.lower() not in ("http", "https") or not sign:
+            raise UserError(f"--url {shown(url)} is not a URL such as http://10.0.0.1:8400")
+        if "@" in place:
+            raise UserError(
+                f"--url {shown(url)}: a node asks for no password; leave out what is before the @"
+            )
         self.url = url.rstrip("/")
         self.token = token
         self.timeout = timeout
@@ -161,20 +168,25 @@ def node(
     id: str | None,
     data: Path | None,
     url: str | None,
-    token: Path | None,
+    token_file: Path | None,
     timeout: float,
 ) -> OnThisMachine | OverHttp:
     """The node that the options mean."""
     if url is not None:
         try:
-            return OverHttp(url, token.read_text().strip() if token else None, timeout)
+            return OverHttp(url, read(token_file) if token_file else None, timeout)
         except OSError as error:
-            raise UserError(f"--token-file {token}: {error.strerror}") from None
+            raise UserError(f"--token-file {token_file}: {error.strerror}") from None
     if data is None and config is not None and id is not None:
         data = Path(f"electorate-{configure(config).cluster}-{id}")
     if data is None:
         raise UserError("say which node: --data DIRECTORY, or --config FILE and --id NODE, or --url URL")
     return OnThisMachine(data, timeout)
+
+
+def read(file: Path) -> str:
+    """The token of this user."""
+    return only(file, file.read_bytes()).decode("latin-1")
 
 
 def end(code: int, complaint: object = "") -> NoReturn:

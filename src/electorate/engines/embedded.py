@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Unpack
 
 from electorate.election import NOTHING, Election, Guarantees, LeaderView, Position, Tenure
-from electorate.engines.url import URL
+from electorate.engines.url import URL, shown
 from electorate.errors import UserError
 from electorate.leadership import Loss, Timekeeper
 from electorate.runtime.config import Config, Keywords, complaints_about_metadata, configure
@@ -325,7 +325,7 @@ async def open_url(url: URL) -> AsyncIterator[Election]:
     options = dict(url.options)
     id = options.pop("id", None)
     if not id:
-        raise UserError(f"{url.text}: say which node this is, with ?id=")
+        raise UserError(f"{shown(url.text)}: say which node this is, with ?id=")
     data, config = options.pop("data", None), options.pop("config", None)
     rejoin = options.pop("rejoin", "false") == "true"
     settings: Any = {**options, "algorithm": url.scheme}

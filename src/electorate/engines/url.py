@@ -33,6 +33,13 @@ class URL(msgspec.Struct, frozen=True):
     """The whole, as it was given."""
 
 
+def shown(text: str) -> str:
+    """A URL as it may be told: without what may be a password, and without options."""
+    start = text.find("://") + 3 if "://" in text else 0
+    place, _, _ = text[start:].rpartition("@")[2].partition("?")
+    return text[:start] + place
+
+
 def parse(text: str) -> URL:
     """Raises `UserError` for what is not such a URL."""
     scheme, sign, rest = text.partition("://")
@@ -40,11 +47,11 @@ def parse(text: str) -> URL:
     place, _, election = rest.partition("/")
     if not (scheme and sign):
         raise UserError(
-            f"'{text}' is not a URL such as raft://a=10.0.0.1:7400,b=10.0.0.2:7400/scheduler?id=a"
+            f"'{shown(text)}' is not a URL such as raft://a=10.0.0.1:7400,b=10.0.0.2:7400/scheduler?id=a"
         )
     options = parse_qsl(query, keep_blank_values=True)
     if len(dict(options)) < len(options):
-        raise UserError(f"'{text}' gives an option twice")
+        raise UserError(f"'{shown(text)}' gives an option twice")
     return URL(scheme, unquote(place), unquote(election), dict(options), text)
 
 

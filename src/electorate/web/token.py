@@ -14,21 +14,31 @@ LONGEST = 4096
 
 
 def read(path: Path) -> bytes:
-    """The token in this file, as it is now. Raises `UserError` if it cannot be read, others can read it, or
-    there is nothing in it."""
+    """The token in this file of a node, as it is now. Raises `UserError` if it cannot be read, others can
+    read it, or there is not one token in it."""
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_mode & stat.S_IRWXO:
                 raise UserError(f"token file {path} is open to everybody: chmod o= {path}")
-            token = file.read(LONGEST + 1).strip()
+            content = file.read(LONGEST + 1)
     except OSError as error:
         raise UserError(
             f"token file {path} cannot be read ({error.strerror}): make it, or leave token_file out"
         ) from None
+    return only(path, content)
+
+
+def only(path: Path, content: bytes) -> bytes:
+    """The one token in this content of a file. Raises `UserError`, which never tells what is in it."""
+    token = content.strip()
     if not 0 < len(token) <= LONGEST:
         raise UserError(
             f"token file {path} holds no token: write one with (umask 077; openssl rand -hex 32 > {path})"
         )
+    if len(token.splitlines()) > 1:
+        raise UserError(f"token file {path} holds several lines: leave the token in it, alone, in one line")
+    if any(byte < 0x20 or byte == 0x7F for byte in token):
+        raise UserError(f"token file {path} holds what is not text: write the token in one line of text")
     return token
 
 
