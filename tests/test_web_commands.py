@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from electorate.errors import UserError
 from electorate.runtime.host import Host
-from electorate.web import server, serving
+from electorate.web import app, server, serving
 from tests.runtime_hosts import BOUND, E, in_loop, stranger, until
 from tests.web_nodes import WebCluster, web_cluster
 
@@ -259,6 +260,47 @@ async def test_a_node_that_stops_answers_what_it_was_asked(tmp_path: Path) -> No
         await cluster.served.pop(leader.id).aclose()
         assert (await asked).status_code == 202
         leader.vacate(E)
+
+
+@in_loop
+async def test_a_node_that_hangs_says_so_and_does_not_obey_later(tmp_path: Path) -> None:
+    async with commanded(tmp_path, "a", timing={"beat": 0.05, "lease": 0.2}) as cluster:
+        host = cluster.hosts["a"]
+        term = host.tenure(E)[0]
+        answered = threading.Event()
+
+        def ask() -> httpx.Response:
+            try:
+                url = f"http://127.0.0.1:{cluster.http['a']}/resign"
+                return httpx.post(url, json={"election": E}, headers=BEARER, timeout=BOUND)
+            finally:
+                answered.set()
+
+        asking = host.loop.run_in_executor(None, ask)
+        assert answered.wait(BOUND), "until then, nothing else happens in this loop"
+        answer = await asking
+        assert answer.status_code == 503
+        assert answer.json() == {"error": "the loop of this node does not turn"}
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert host.tenure(E)[0] == term
+
+
+@in_loop
+async def test_no_more_than_so_many_commands_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "COMMANDS", 1)
+    async with commanded(tmp_path, timing={"beat": 0.1, "lease": 1.0}) as cluster:
+        leader, heir = leader_and_other(cluster)
+        leader.occupy(E)
+        first = asyncio.create_task(post(cluster, leader.id, "/transfer", election=E, to=heir))
+        await until(lambda: (view := leader.view(E)) and view.yielding)
+        second = await post(cluster, leader.id, "/resign", election=E)
+        assert (second.status_code, second.headers["retry-after"]) == (503, "1")
+        assert second.json() == {"error": "1 others are commanding already"}
+        leader.vacate(E)
+        assert (await first).status_code == 200
 
 
 def written(path: str, body: str) -> bytes:

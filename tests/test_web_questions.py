@@ -6,9 +6,13 @@ import asyncio
 import socket
 import sqlite3
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jsonschema
 import pytest
 from openapi_spec_validator import validate
@@ -16,12 +20,12 @@ from starlette.applications import Starlette
 
 from electorate import __version__
 from electorate.errors import UserError
-from electorate.web import serving, token
+from electorate.web import health, serving, token
 from electorate.web.app import Api, application
 from electorate.web.commands import Commands
 from electorate.web.events import Events
-from tests.runtime_hosts import E, in_loop, until
-from tests.web_nodes import web_cluster
+from tests.runtime_hosts import BOUND, E, in_loop, until
+from tests.web_nodes import WebCluster, web_cluster
 
 
 @in_loop
@@ -157,6 +161,89 @@ async def test_health_writes_at_most_once_a_second(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_health_is_proved_again_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "FRESH", 0.0)
+    async with web_cluster(tmp_path, "a") as cluster:
+        host = await cluster.agreed()
+        for _ in range(3):
+            before = host.store.database.total_changes
+            assert (await cluster.get("a", "/health")).status_code == 200
+            assert host.store.database.total_changes > before
+        await host.on_disk(host.store.database.execute, "PRAGMA query_only=ON")
+        assert (await cluster.get("a", "/health")).status_code == 503
+        await host.on_disk(host.store.database.execute, "PRAGMA query_only=OFF")
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+@in_loop
+async def test_a_node_that_stops_says_so(tmp_path: Path, path: str) -> None:
+    async with web_cluster(tmp_path, "a") as cluster:
+        host = await cluster.agreed()
+        host.stopping = True
+        try:
+            answer = await cluster.get("a", path)
+        finally:
+            host.stopping = False
+        assert (answer.status_code, answer.json()) == (503, {"ok": False, "reason": "it is stopping"})
+
+
+@pytest.mark.parametrize(("path", "reason"), [("/health", "the disk is gone"), ("/ready", "it is stopping")])
+@in_loop
+async def test_a_node_that_has_failed_says_so(tmp_path: Path, path: str, reason: str) -> None:
+    async with web_cluster(tmp_path, "a") as cluster:
+        host = await cluster.agreed()
+        host.fail("the disk is gone")
+        answer = await cluster.get("a", path)
+        assert (answer.status_code, answer.json()) == (503, {"ok": False, "reason": reason})
+
+
+async def while_it_hangs(cluster: WebCluster, asked: Callable[[str], httpx.Response]) -> httpx.Response:
+    """The answer that node a gives while its loop does not turn: until then, it does nothing else."""
+    answered = threading.Event()
+
+    def ask() -> httpx.Response:
+        try:
+            return asked(f"http://127.0.0.1:{cluster.http['a']}")
+        finally:
+            answered.set()
+
+    asking = asyncio.get_running_loop().run_in_executor(None, ask)
+    assert answered.wait(BOUND)
+    return await asking
+
+
+@in_loop
+async def test_a_node_that_hangs_answers_as_long_as_its_lease_lasts(tmp_path: Path) -> None:
+    async with web_cluster(tmp_path, "ab", timing={"beat": 0.1, "lease": 0.5}) as cluster:
+        leader = await cluster.agreed()
+        await cluster.get("a", "/leader")
+
+        def ask_until_it_leads_no_longer(url: str) -> httpx.Response:
+            deadline = time.monotonic() + BOUND
+            url = url.replace(str(cluster.http["a"]), str(cluster.http[leader.id]))
+            with httpx.Client() as client:
+                while (answer := client.get(f"{url}/leader")).status_code == 200:
+                    assert answer.json()["leader"] == leader.id
+                    assert time.monotonic() < deadline
+                return answer
+
+        answer = await while_it_hangs(cluster, ask_until_it_leads_no_longer)
+        assert answer.status_code == 503, "a lease ends though nothing in the node sees to it"
+
+
+@in_loop
+async def test_a_node_that_hangs_is_not_well(tmp_path: Path) -> None:
+    async with web_cluster(tmp_path, "a", timing={"beat": 0.05, "lease": 0.3}) as cluster:
+        await cluster.agreed()
+        answer = await while_it_hangs(cluster, lambda url: httpx.get(f"{url}/health", timeout=BOUND))
+        assert answer.status_code == 503
+        assert answer.json()["reason"].startswith("its loop has not turned for ")
+        async with asyncio.timeout(BOUND):
+            while (await cluster.get("a", "/health")).status_code != 200:
+                pass
+
+
+@in_loop
 async def test_status_and_elections(tmp_path: Path) -> None:
     names = [f"e{number:03}" for number in range(250)]
     async with web_cluster(tmp_path, "ab", elections=names) as cluster:
@@ -174,6 +261,8 @@ async def test_status_and_elections(tmp_path: Path) -> None:
             page = (await cluster.get("a", "/elections", params=query)).json()
             found += [standing["election"] for standing in page["elections"]]
         assert found == names
+        nothing = (await cluster.get("a", "/elections?limit=0")).json()
+        assert nothing == {"elections": [], "total": 250, "next": None}
 
 
 @in_loop
