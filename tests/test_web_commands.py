@@ -280,7 +280,7 @@ async def test_a_node_that_hangs_says_so_and_does_not_obey_later(tmp_path: Path)
         assert answered.wait(BOUND), "until then, nothing else happens in this loop"
         answer = await asking
         assert answer.status_code == 503
-        assert answer.json() == {"error": "the loop of this node does not turn"}
+        assert answer.json() == {"error": "the loop of this node does not turn: nothing was done"}
         for _ in range(10):
             await asyncio.sleep(0)
         assert host.tenure(E)[0] == term

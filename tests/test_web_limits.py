@@ -7,6 +7,8 @@ import gc
 import socket
 import statistics
 import struct
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from electorate.web import app, server
+from electorate.web.pace import Unhurried, at_leisure
 from electorate.web.rooms import Room
 from tests.readers import lateness, readers
 from tests.runtime_hosts import BOUND, Stranger, in_loop, stranger, until
@@ -253,17 +256,48 @@ async def test_readers_do_not_make_beats_late(tmp_path: Path) -> None:
         assert [leader.tenure(name)[0] for name in names] == [term for term, _ in terms]
 
 
+def test_a_loop_rests_as_long_as_it_works() -> None:
+    worked = 0.0
+
+    async def work() -> None:
+        nonlocal worked
+        began = time.thread_time()
+        while worked < 0.2:
+            sum(range(10_000))
+            worked = time.thread_time() - began
+            await asyncio.sleep(0)
+
+    began = time.monotonic()
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(Unhurried())) as runner:
+        runner.run(work())
+    assert time.monotonic() - began > 1.8 * worked
+
+
+def test_what_is_done_at_leisure_rests_as_long_as_it_works() -> None:
+    began, worked = time.monotonic(), time.thread_time()
+    numbers = [number for number in at_leisure(range(2000), threading.Event()) if sum(range(5000))]
+    worked = time.thread_time() - worked
+    assert numbers == list(range(2000))
+    assert time.monotonic() - began > 1.8 * worked
+
+
 @in_loop
-async def test_a_connection_that_breaks_leaves_nothing(tmp_path: Path) -> None:
-    """It ends by a reset, before its answer has been sent or after."""
+async def test_a_connection_that_breaks_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends by a reset: before its answer has been sent, meanwhile, or after."""
+    monkeypatch.setattr(server, "PATIENCE", 3600.0)
     async with alone(tmp_path) as cluster:
         address = ("127.0.0.1", cluster.http["a"])
         for number in range(200):
             with socket.create_connection(address) as breaks:
                 breaks.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                breaks.sendall(b"GET /leader HTTP/1.1\r\nHost: a\r\n\r\n")
                 if number % 2:
+                    breaks.sendall(READY)
                     await asyncio.to_thread(breaks.recv, 4096)
+                else:
+                    breaks.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+                    await asyncio.sleep(0.0001 * number)
         await until(lambda: not left_over())
 
 

@@ -211,7 +211,7 @@ async def test_one_scrape_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @in_loop
 async def test_a_long_scrape_does_not_hold_up_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A scrape that would last for a minute is under way when the node stops."""
     monkeypatch.setattr(pace, "PIECE", 0.0)
@@ -230,9 +230,8 @@ async def test_a_long_scrape_does_not_hold_up_the_end(
             slow.setattr(pace.Unhurried, "select", selectors.DefaultSelector.select)
             scrape = asyncio.create_task(cluster.get("a", "/metrics"))
             await until(begun.is_set)
-            began = asyncio.get_running_loop().time()
             await cluster.served.pop("a").aclose()
-            assert asyncio.get_running_loop().time() - began < 30
+            assert "HTTP has not ended" not in caplog.text
             await asyncio.wait([scrape])
             scrape.exception()
 

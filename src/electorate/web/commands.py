@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.exceptions import HTTPException
 
 from electorate.core.model import Term
+from electorate.runtime.clock import now
 from electorate.runtime.host import Host
 from electorate.web import state
 from electorate.web.answers import Leader, Resign, Transfer
 
 ANSWER = 3
 """So many leases at most a command waits for what comes of it: who resigns stands back for one of them."""
-
-T = TypeVar("T")
 
 Outcome = tuple[bool, Leader]
 """Whether it is done, and who leads now: if not, work must end first."""
@@ -39,14 +38,27 @@ class Commands:
     async def resign(self, wish: Resign) -> Outcome:
         return await self.in_node(self.give_up(wish))
 
-    async def in_node(self, command: Coroutine[Any, Any, T]) -> T:
-        """Raises `HTTPException` if the loop of the node does not turn; then the command is called off."""
-        patience = (ANSWER + 1) * self.host.config.timing.lease
-        carried_out = asyncio.run_coroutine_threadsafe(command, self.host.loop)
+    async def in_node(self, command: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """Raises `HTTPException` if the loop of the node does not turn: a command that cannot begin within a
+        lease is called off."""
+        lease = self.host.config.timing.lease
+        begun = False
+        late = now() + lease
+
+        async def carry_out() -> Outcome:
+            nonlocal begun
+            if now() >= late:
+                command.close()
+                raise asyncio.CancelledError
+            begun = True
+            return await command
+
+        carried_out = asyncio.run_coroutine_threadsafe(carry_out(), self.host.loop)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(carried_out), patience)
+            return await asyncio.wait_for(asyncio.wrap_future(carried_out), (ANSWER + 2) * lease)
         except TimeoutError:
-            raise HTTPException(503, "the loop of this node does not turn") from None
+            what = "it may have been done" if begun else "nothing was done"
+            raise HTTPException(503, f"the loop of this node does not turn: {what}") from None
 
     # --- in the loop of the node -------------------------------------------------------------------
 

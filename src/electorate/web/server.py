@@ -114,6 +114,7 @@ class Server:
             log_level=None,
             access_log=False,
             proxy_headers=False,
+            timeout_keep_alive=3600,  # PATIENCE comes first
             h11_max_incomplete_event_size=HEADERS,
         )
         config.load()
@@ -210,8 +211,7 @@ class Connection(H11Protocol):
         super().data_received(data)
 
     def on_response_complete(self) -> None:
-        if self in self.connections:
-            self.waiting.add(self)
+        self.waiting.add(self)
         super().on_response_complete()
         self._unset_keepalive_if_required()  # its timer would hold a connection that is gone
 
