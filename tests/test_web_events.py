@@ -178,24 +178,6 @@ async def test_silence_is_broken_by_a_comment(tmp_path: Path, monkeypatch: pytes
 
 
 @in_loop
-async def test_a_reader_is_told_only_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "PACE", 0.3)
-    async with web_cluster(tmp_path, "a", absent="a") as cluster:
-        host = await cluster.start("a")
-        told = events.Events(host, host.loop)
-        stream = told.stream(None, None)
-        await until(lambda: told.newest > told.first)
-        assert await anext(stream)
-        for _ in range(3):
-            before, last = host.loop.time(), told.newest
-            host.resign(E)
-            await until(lambda last=last: told.newest > last)  # type: ignore[misc]
-            assert await anext(stream)
-            assert host.loop.time() - before >= events.PACE
-        told.leave()
-
-
-@in_loop
 async def test_a_stream_ends_with_its_node(tmp_path: Path) -> None:
     async with web_cluster(tmp_path) as cluster:
         leader = await cluster.agreed()

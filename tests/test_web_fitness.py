@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from starlette.responses import Response
 
 from electorate.core.model import Member, Membership, Role, View
-from electorate.web import app, events, metrics
+from electorate.web import app, events, health, metrics
+from electorate.web.answers import Leader, Resign
 from electorate.web.app import Api
+from electorate.web.commands import Commands
 from electorate.web.events import CHUNK, Events
+from tests.runtime_hosts import until
 
 
 class Host:
@@ -33,11 +38,12 @@ class Host:
             reachable={"a"},
         )
         self.store = SimpleNamespace(prove=None)
-        self.proofs: list[asyncio.Future[None]] = []
+        self.disk = SimpleNamespace(submit=self.submit)
+        self.proofs: list[Future[None]] = []
         self.observers: dict[Any, Any] = {}
 
-    def on_disk(self, call: object) -> asyncio.Future[None]:
-        self.proofs.append(self.loop.create_future())
+    def submit(self, call: object) -> Future[None]:
+        self.proofs.append(Future())
         return self.proofs[-1]
 
     def observe(self, observer: object, *kinds: str) -> None:
@@ -51,8 +57,9 @@ def staged(test: Callable[[Api, Host], Awaitable[None]]) -> Callable[[], None]:
     def run() -> None:
         async def bounded() -> None:
             host = Host()
+            events = Events(cast(Any, host), host.loop)
             async with asyncio.timeout(30):
-                await test(Api(cast(Any, host), Events(cast(Any, host))), host)
+                await test(Api(cast(Any, host), events, Commands(cast(Any, host))), host)
 
         asyncio.run(bounded())
 
@@ -61,27 +68,36 @@ def staged(test: Callable[[Api, Host], Awaitable[None]]) -> Callable[[], None]:
 
 async def asked(api: Api) -> str | None:
     """What `/health` complains of; the store has answered by then, if it does."""
-    return await api.illness()
+    return await api.health_of_node.illness()
+
+
+async def proof(host: Host, number: int) -> Future[None]:
+    """What the store is asked to prove, once it is."""
+    await until(lambda: len(host.proofs) > number)
+    return host.proofs[number]
+
+
+def grow_old(api: Api) -> None:
+    proof = api.health_of_node.proof
+    assert proof
+    proof.asked -= 2 * health.FRESH
 
 
 @staged
 async def test_the_store_must_prove_itself_again_and_again(api: Api, host: Host) -> None:
     asking = asyncio.create_task(asked(api))
-    await asyncio.sleep(0)
-    host.proofs[0].set_result(None)
+    (await proof(host, 0)).set_result(None)
     assert await asking is None
     assert await asked(api) is None
     assert len(host.proofs) == 1, "what was proved a moment ago holds"
-    api.asked -= 2 * app.FRESH
+    grow_old(api)
     asking = asyncio.create_task(asked(api))
-    await asyncio.sleep(0)
-    host.proofs[1].set_exception(OSError(28, "No space left on device"))
+    (await proof(host, 1)).set_exception(OSError(28, "No space left on device"))
     complaint = await asking
     assert complaint and "cannot be written" in complaint
-    api.asked -= 2 * app.FRESH
+    grow_old(api)
     asking = asyncio.create_task(asked(api))
-    await asyncio.sleep(0)
-    host.proofs[2].set_result(None)
+    (await proof(host, 2)).set_result(None)
     assert await asking is None, "it has recovered"
 
 
@@ -92,6 +108,7 @@ async def test_a_store_that_takes_longer_than_a_lease_is_no_health(api: Api, hos
     assert len(host.proofs) == 1
     assert await asked(api) is not None and len(host.proofs) == 1, "nor is it asked more of meanwhile"
     host.proofs[0].set_result(None)
+    await asyncio.sleep(0)
     assert await asked(api) is None
 
 
@@ -100,10 +117,10 @@ async def test_who_is_stopping_or_has_failed_is_neither_well_nor_ready(api: Api,
     host.node.reachable = {"a", "b"}
     assert api.absence() is None
     host.stopping = True
-    assert await api.illness() == api.absence() == "it is stopping"
+    assert await asked(api) == api.absence() == "it is stopping"
     host.stopping = False
     host.failed.set_result("its disk is gone")
-    assert await api.illness() == "its disk is gone"
+    assert await asked(api) == "its disk is gone"
     assert api.absence() is not None
     assert host.proofs == []
 
@@ -126,24 +143,25 @@ async def test_ready_is_who_knows_a_leader_or_can_elect_one(api: Api, host: Host
     assert api.absence() is None
 
 
-@pytest.mark.parametrize(("status", "outcome"), [(200, "done"), (202, "under way")])
+@pytest.mark.parametrize(("done", "outcome"), [(True, "done"), (False, "under way")])
 def test_the_audit_says_what_has_come_of_a_command(
-    status: int, outcome: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    done: bool, outcome: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "electorate.a.audit")
 
     @staged
     async def test(api: Api, host: Host) -> None:
-        async def wish(request: object, form: object) -> str:
-            return "a wish"
+        async def wish(request: object, form: object) -> Resign:
+            return Resign("main")
 
-        async def obey(wish: object) -> Response:
-            return Response(status_code=status)
+        async def obey(wish: Resign) -> tuple[bool, Leader]:
+            return done, Leader("main", "b", "", 2, {})
 
         monkeypatch.setattr(api, "check_sender", lambda request: None)
         monkeypatch.setattr(app, "read", wish)
         request = SimpleNamespace(client=None, url=SimpleNamespace(path="/transfer"))
-        await api.command(cast(Any, request), str, obey)
+        answer = await api.command(cast(Any, request), Resign, obey)
+        assert answer.status_code == (200 if done else 202)
 
     test()
     [record] = caplog.records
@@ -154,13 +172,13 @@ def test_the_audit_says_what_has_come_of_a_command(
 async def test_scrapes_are_taken_one_after_the_other(api: Api, host: Host) -> None:
     at_once, most = 0, 0
 
-    async def exposition(*arguments: object) -> tuple[str, str]:
+    def exposition(*arguments: object) -> metrics.Exposition:
         nonlocal at_once, most
         at_once += 1
         most = max(most, at_once)
-        await asyncio.sleep(0.01)
+        time.sleep(0.01)
         at_once -= 1
-        return "", "text/plain"
+        return metrics.Exposition(b"", "text/plain")
 
     before, metrics.exposition = metrics.exposition, cast(Any, exposition)
     host.config.settings = SimpleNamespace(max_elections=10)
@@ -175,19 +193,25 @@ async def test_scrapes_are_taken_one_after_the_other(api: Api, host: Host) -> No
 @staged
 async def test_who_reads_is_told_at_most_once_in_a_while_and_then_all(api: Api, host: Host) -> None:
     said: list[bytes] = []
+    at: list[float] = []
 
     async def read() -> None:
         async for text in api.events.stream(None, None):
             said.append(text)
+            at.append(host.loop.time())
+
+    def told() -> int:
+        return b"".join(said).count(b"event: view")
 
     view = {"election": "main", "leader": "a"}
     reading = asyncio.create_task(read())
     for _ in range(10):
         api.events.observe("view", view)
         await asyncio.sleep(events.PACE / 20)
-    await asyncio.sleep(2 * events.PACE)
-    assert 2 <= len(said) <= 4, "in a few pieces"
-    assert b"".join(said).count(b"event: view") == 10, "none is missing"
+    await until(lambda: told() >= 10)
+    assert len(said) >= 2
+    assert told() == 10, "none is missing, none is told twice"
+    assert all(later - earlier >= 0.99 * events.PACE for earlier, later in pairwise(at))
     api.events.close()
     await reading
 
@@ -196,6 +220,6 @@ async def test_who_reads_is_told_at_most_once_in_a_while_and_then_all(api: Api, 
 async def test_many_changes_are_written_in_pieces(api: Api, host: Host) -> None:
     for number in range(3 * CHUNK):
         api.events.observe("view", {"election": f"e{number}"})
-    api.events.closed = True
+    api.events.close()
     pieces = [piece.count(b"event: view") async for piece in api.events.stream(None, None)]
     assert pieces == [CHUNK, CHUNK, CHUNK]

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -19,7 +18,7 @@ from electorate.cli import authority
 from electorate.core.model import Role, View
 from electorate.runtime.figures import BOUNDS, Figures, Histogram
 from electorate.runtime.wire import PROTOCOL, Greeting, Said
-from electorate.web import metrics, pace
+from electorate.web import pace
 from tests.runtime_hosts import BOUND, E, in_loop, stranger, until
 from tests.web_nodes import WebCluster, web_cluster
 
@@ -184,29 +183,6 @@ async def test_a_thousand_elections_make_a_hundred_series(tmp_path: Path) -> Non
             samples = await scrape(cluster, "a", query)
             assert sum(name.startswith("electorate_is_leader") for name in samples) == shown
             assert samples["electorate_elections_led"] == 1000
-
-
-@in_loop
-async def test_one_scrape_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scraping = threading.Lock()
-    expose = metrics.exposition
-    overlaps = 0
-
-    def exposition(*arguments: Any) -> metrics.Exposition:
-        nonlocal overlaps
-        alone = scraping.acquire(blocking=False)
-        overlaps += not alone
-        time.sleep(0.02)
-        if alone:
-            scraping.release()
-        return expose(*arguments)
-
-    monkeypatch.setattr(metrics, "exposition", exposition)
-    async with web_cluster(tmp_path, "a") as cluster:
-        await cluster.agreed()
-        answers = await asyncio.gather(*(cluster.get("a", "/metrics") for _ in range(10)))
-        assert {answer.status_code for answer in answers} == {200}
-        assert overlaps == 0
 
 
 @in_loop
