@@ -365,7 +365,7 @@ def test_an_echo_from_each_side_of_this_very_probe_sends_the_next_one_further(
     table = on_a_ring(ring="hirschberg-sinclair")
     reach, serial = hirschberg(table).reach, hirschberg(table).serial
     for ahead, clockwise in echoes:
-        table.do("a", Node.receive, "b", Echo(E, 0, "a", serial + ahead, 1, clockwise))
+        table.do("a", Node.receive, "b", Echo(E, 0, "a", serial + ahead, (), clockwise))
     assert hirschberg(table).reach == (2 * reach if further else reach)
 
 
