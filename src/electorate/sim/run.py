@@ -89,7 +89,9 @@ def check_stays(world: World) -> None:
         if leader and not (improves and world.plan.settings.preempts):
             story = f"{successor} follows {leader} as leader of {election} though nothing had happened"
             world.invariants.violated("I5", story)
-    if leaderless := world.leaderless():
+    if (leaderless := world.leaderless()) and world.plan.settings.preempts:
+        settle(world)  # a better one may be about to take over just now
+    elif leaderless:
         world.invariants.violated("I5", f"no agreed leader of {', '.join(leaderless)} any more")
     for host in world.hosts.values():
         if host.up and host.awaits is not None:

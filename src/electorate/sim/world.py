@@ -20,6 +20,7 @@ from electorate.core.model import (
     Awaiting,
     Beat,
     Effect,
+    Gone,
     Kind,
     Membership,
     Message,
@@ -452,6 +453,9 @@ class Host:
 
     def save(self, records: list[Record]) -> None:
         if self.up:
+            for record in records:
+                if isinstance(record, Gone) and record.gone:
+                    self.world.cut(self.id, record.node)
             self.committing = records
             self.world.after(self.world.random.uniform(*self.commit_time), self.committed, self.life)
 
