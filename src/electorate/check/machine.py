@@ -13,14 +13,19 @@ from copy import copy
 from hashlib import blake2b
 from typing import Any, NamedTuple, TypeAlias
 
+from electorate.core.identity import Identity, Rejoin, Start, Verdict, judge
 from electorate.core.model import (
     NOBODY,
     Accept,
+    Gone,
     Membership,
     Message,
     NodeId,
+    Notice,
     Promise,
+    Record,
     Refuse,
+    Rejoined,
     Resign,
     Role,
     Settings,
@@ -28,14 +33,16 @@ from electorate.core.model import (
     Timer,
     View,
 )
-from electorate.core.node import Node
+from electorate.core.node import BEAT, Node
 from electorate.core.outbox import Outbox
-from electorate.core.ring import Coordinator, Token
+from electorate.core.ring import Coordinator, Ring, Token
 from electorate.core.zab import Notification, State, Zab
 
 Event: TypeAlias = tuple[Any, ...]
 """A method of `core.Node` and its arguments after `now`; or one of those below."""
 START, CRASH, TEAR, COMMIT, PASS, RENUMBER = "start", "crash", "tear", "commit", "pass", "renumber"
+MEET, ADOPT, COPY = "meet", "adopt", "copy"
+AS_IT_IS, BLANK, COPIED = "its store", "an empty store", "the copy of its store"
 
 PAUSES = 1
 """Failures in a row are counted up to here: they only lengthen pauses, and clocks are free."""
@@ -50,46 +57,103 @@ class Armed(NamedTuple):
     high: float
 
 
+class Store(NamedTuple):
+    """What a node keeps through a crash, if it does not lose it."""
+
+    promises: tuple[Promise, ...] = ()
+    """In the order of their elections."""
+    chain: frozenset[Start] = frozenset()
+    met: tuple[tuple[NodeId, Start], ...] = ()
+    """The newest start of each other node that was ever met."""
+    gone: frozenset[NodeId] = frozenset()
+    rejoin: Rejoin | None = None
+    """It has not rejoined yet."""
+
+    @property
+    def by_election(self) -> dict[str, Promise]:
+        return {promise.election: promise for promise in self.promises}
+
+    @property
+    def newest(self) -> Start:
+        return max(self.chain, default=Start(0))
+
+    def noting(self, record: Record) -> Store:
+        if isinstance(record, Gone):
+            gone = self.gone | {record.node} if record.gone else self.gone - {record.node}
+            return self._replace(gone=gone)
+        promises = self.by_election | {record.election: record}
+        return self._replace(promises=tuple(promises[name] for name in sorted(promises)))
+
+    def meeting(self, node: NodeId, start: Start) -> Store:
+        return self._replace(met=tuple(sorted((dict(self.met) | {node: start}).items())))
+
+
 class Machine:
     """One node at one moment. Two with the same `digest` are the same."""
 
-    __slots__ = ("digest", "disk", "id", "incarnation", "node", "queue", "renamed", "sort", "timers")
+    __slots__ = (
+        "copied",
+        "digest",
+        "holds",
+        "id",
+        "links",
+        "lives",
+        "node",
+        "queue",
+        "start",
+        "store",
+        "timers",
+    )
 
     def __init__(
         self,
         id: NodeId,
-        node: Node | None,
-        disk: dict[str, Promise],
-        incarnation: int,
-        timers: tuple[Armed, ...],
-        queue: tuple[Any, ...],
+        node: Node | None = None,
+        store: Store = Store(),  # noqa: B008
+        copied: Store = Store(),  # noqa: B008
+        lives: int = 0,
+        timers: tuple[Armed, ...] = (),
+        queue: tuple[Any, ...] = (),
     ) -> None:
         self.id = id
         self.node = node
         """None while it is down."""
-        self.disk = disk
-        self.incarnation = incarnation
+        self.store = store
+        self.copied = copied
+        """What an operator could put back in place of the store."""
+        self.lives = lives
+        """How often it has started: what stands for the random number of a start."""
         self.timers = timers
         self.queue = queue
         """What waits for a commit under way, if disks are slow: see `core.outbox`."""
         self.digest = digest(self.key())
-        self.renamed: dict[tuple[NodeId, ...], int] = {}
+        self.holds = tuple(name for name in node.leading if node.is_leader(0.0, name)) if node else ()
+        """The elections in which it has a lease."""
+        self.start = node.started if node else store.newest
+        peers = node.peers if node else {}
+        self.links = {id: start for id, start in store.met if id in peers and peers[id].connected}
+        """To whom it is connected, and which life of each that is."""
+
+    @property
+    def disk(self) -> dict[str, Promise]:
+        return self.store.by_election
 
     @property
     def numbered(self) -> bool:
         """It has counted beats."""
-        return self.node is not None and self.node.beats.seq != self.incarnation << 32
+        return self.node is not None and self.node.beats.seq != self.node.incarnation << 32
 
     def key(self) -> tuple[Any, ...]:
-        inside = None if self.node is None else frozen(self.node)
-        return (
-            self.id,
-            inside,
-            frozenset(self.disk.items()),
-            self.incarnation,
-            frozenset(self.timers),
-            self.queue,
-        )
+        inside = None if self.node is None else self.node.state()
+        return (self.id, inside, self.store, self.copied, self.lives, frozenset(self.timers), self.queue)
+
+    def judges(self, other: Machine) -> Verdict:
+        """Whether this one takes the other for the node that it has met before. The other shows whichever of
+        its starts is asked for, if it has it."""
+        known = dict(self.store.met).get(other.id)
+        shown = known if known in other.store.chain else min(other.store.chain, default=None)
+        rejoining = other.store.rejoin is not None and other.store.rejoin.lost
+        return judge(known, other.id in self.store.gone, Identity(other.start, shown, rejoining))
 
 
 class Step(NamedTuple):
@@ -117,7 +181,7 @@ class Recorder:
     def __init__(self, machine: Machine, slow: bool, elapsed: float) -> None:
         self.id = machine.id
         self.slow = slow
-        self.disk = dict(machine.disk)
+        self.store = machine.store
         self.timers = {
             timer: Armed(timer, max(low - elapsed, 0.0), max(high - elapsed, 0.0))
             for timer, low, high in machine.timers
@@ -142,7 +206,7 @@ class Recorder:
             self.check_durable(claimant, message)
 
     def check_durable(self, claimant: NodeId, message: Any) -> None:
-        promise = self.disk.get(message.election, Promise(message.election))
+        promise = self.store.by_election.get(message.election, Promise(message.election))
         if promise.term < message.term or (promise.term == message.term and promise.backed != claimant):
             self.problems.append(
                 f"I4: {self.id} backed {claimant} in term {message.term} before it was durable"
@@ -160,25 +224,32 @@ class Recorder:
         if not self.gone:
             self.views.append(view)
 
-    def save(self, promises: list[Promise]) -> None:
+    def notify(self, notice: Notice) -> None:
+        if isinstance(notice, Rejoined) and not self.gone:
+            self.store = self.store._replace(rejoin=None)
+
+    def save(self, records: list[Record]) -> None:
         self.saves += 1
         if self.saves == self.torn_at:
             self.gone = True
-        self.saving = tuple(promises)
+        self.saving = tuple(records)
 
     def commit(self) -> None:
         """What is being saved is on the disk now."""
-        for promise in self.saving:
-            before = self.disk.get(promise.election, Promise(promise.election))
-            if promise.term == before.term and before.backed not in (None, NOBODY, promise.backed):
-                self.problems.append(
-                    f"I4: {self.id} backed {before.backed} and {promise.backed} in term {promise.term}"
-                )
-            if promise.term < before.term:
-                self.problems.append(f"I4: {self.id} went back from term {before.term} to {promise.term}")
-            self.disk[promise.election] = promise
+        for record in self.saving:
+            if isinstance(record, Promise):
+                self.compare(self.store.by_election.get(record.election, Promise(record.election)), record)
+            self.store = self.store.noting(record)
         self.saving = ()
         self.outbox.saved()
+
+    def compare(self, before: Promise, promise: Promise) -> None:
+        if promise.term == before.term and before.backed not in (None, NOBODY, promise.backed):
+            self.problems.append(
+                f"I4: {self.id} backed {before.backed} and {promise.backed} in term {promise.term}"
+            )
+        if promise.term < before.term:
+            self.problems.append(f"I4: {self.id} went back from term {before.term} to {promise.term}")
 
     def perform(self, effects: Iterable[Any]) -> None:
         self.outbox.perform(effects)
@@ -201,7 +272,7 @@ def backed_by(voter: NodeId, to: NodeId, message: Message) -> NodeId | None:
     """Whom this message says that the voter backs."""
     if isinstance(message, Accept):
         return to
-    if isinstance(message, Coordinator) and voter in message.backers:
+    if isinstance(message, Coordinator) and message.is_backed_by(voter):
         return message.leader
     return None
 
@@ -218,7 +289,7 @@ class Machines:
 
     def blank(self, id: NodeId) -> Machine:
         """A node that has never run."""
-        return self.intern(Machine(id, None, {}, 0, (), ()))
+        return self.intern(Machine(id))
 
     def intern(self, machine: Machine) -> Machine:
         return self.known.setdefault(machine.digest, machine)
@@ -241,8 +312,10 @@ class Machines:
         if what == TEAR:
             recorder.torn_at, (what, *arguments) = arguments
             elapsed = float(arguments.pop()) if what == "fire" else 0.0
-        if what == START:
-            return self.start(machine, recorder)
+        if what in (START, ADOPT):
+            return self.start(machine, recorder, what, *arguments)
+        if what == COPY:
+            return self.after(machine, recorder, machine.node, copied=machine.store)
         assert machine.node is not None
         node = duplicate(machine.node)
         match what:
@@ -255,40 +328,72 @@ class Machines:
             case "fire":
                 del recorder.timers[arguments[0]]
                 recorder.perform(node.fire(elapsed, arguments[0]))
+            case "meet":
+                peer, start, rejoining = arguments
+                recorder.store = recorder.store.meeting(peer, start)
+                recorder.perform(node.connected(0.0, peer, start.incarnation, rejoining))
             case _:
                 recorder.perform(getattr(node, what)(0.0, *arguments))
         recorder.hear_myself(node, elapsed)
         if recorder.gone:
             return self.down(machine, recorder)
         shift(node, elapsed)
-        return self.after(machine, recorder, node, machine.incarnation, event)
+        return self.after(machine, recorder, node, event)
 
-    def start(self, machine: Machine, recorder: Recorder) -> Step:
-        incarnation = machine.incarnation + 1
+    def start(
+        self, machine: Machine, recorder: Recorder, what: str, found: str | Start, rejoin: Rejoin | None
+    ) -> Step:
+        """The process starts: with which store, and whether it is told to rejoin. Or it learns, while it
+        rejoins, which start of its another one remembers, and begins a new life after that."""
+        if what == ADOPT:
+            assert isinstance(found, Start)
+            store = machine.store._replace(chain=machine.store.chain | {found})
+        else:
+            store = {AS_IT_IS: machine.store, BLANK: Store(), COPIED: machine.copied}[str(found)]
+            store = store._replace(rejoin=rejoin or store.rejoin)
+        start = Start(store.newest.incarnation + 1, machine.lives + 1)
+        recorder.timers.clear()
+        recorder.outbox.queue.clear()
+        recorder.store = store._replace(chain=store.chain | {start})
         node = Node(
             machine.id,
             self.membership,
             self.settings,
-            incarnation=incarnation,
-            promises=machine.disk,
+            start=start,
+            promises=store.by_election,
+            gone=store.gone,
+            rejoin=store.rejoin,
         )
         recorder.perform(node.start(0.0))
         shift(node, 0.0)
-        return self.after(machine, recorder, node, incarnation)
+        return self.after(machine, recorder, node)
 
     def down(self, machine: Machine, recorder: Recorder) -> Step:
         recorder.timers.clear()
         recorder.outbox.queue.clear()
-        return self.after(machine, recorder, None, machine.incarnation)
+        return self.after(machine, recorder, None)
 
     def after(
-        self, machine: Machine, recorder: Recorder, node: Node | None, incarnation: int, event: Event = ()
+        self,
+        machine: Machine,
+        recorder: Recorder,
+        node: Node | None,
+        event: Event = (),
+        copied: Store | None = None,
     ) -> Step:
         timers = tuple(recorder.timers.values())
-        after = self.intern(Machine(machine.id, node, recorder.disk, incarnation, timers, recorder.queue))
+        lives = machine.lives + (node is not None and node.started != machine.start)
+        kept = (recorder.store, machine.copied if copied is None else copied)
+        after = self.intern(Machine(machine.id, node, *kept, lives, timers, recorder.queue))
         facts = frozenset(fact for view in recorder.views for fact in facts_of(view, machine.id))
         sent = tuple(recorder.sent)
-        problems = (*recorder.problems, *orbits(recorder), *disruptions(machine, after, event))
+        problems = (
+            *recorder.problems,
+            *orbits(recorder),
+            *revivals(machine, after),
+            *stuck(after),
+            *disruptions(machine, after, event),
+        )
         votes = frozenset(vote for _, message in sent for vote in votes_of(message, machine.id))
         elected = tuple(decisions(machine, after))
         marks = marks_of(machine, after, recorder)
@@ -326,6 +431,39 @@ def orbits(recorder: Recorder) -> Iterator[str]:
             yield f"orbit: the token of {message.initiator} goes to {to} once more, and will for ever"
 
 
+def revivals(before: Machine, after: Machine) -> Iterator[str]:
+    """I3: a lease that has ended begins again."""
+    if before.node is None or after.node is None:
+        return
+    for name, leading in before.node.leading.items():
+        term, ended = leading.leader_term, leading.secured and name not in before.holds
+        if ended and name in after.holds and after.node.leading[name].leader_term == term:
+            yield f"I3: the lease of {after.id} in term {term} had ended, and has begun again"
+
+
+def stuck(machine: Machine) -> Iterator[str]:
+    """I9: who wants to lead, and could, is about to try; who follows, or leads, waits for the end of that."""
+    node = machine.node
+    if node is None:
+        return
+    armed = {timer for timer, _, _ in machine.timers}
+    for name, election in node.elections.items():
+        if election.role is Role.LEADER:
+            if BEAT not in armed or not (election.secured or ("tenure", name) in armed):
+                yield f"I9: {machine.id} leads {name} without a timer that would end it"
+        elif election.leader is not None:
+            if ("silence", election.leader) not in armed:
+                yield f"I9: {machine.id} follows {election.leader} in {name}, and would not miss it"
+        elif (
+            election.contends
+            and election.eligible
+            and node.rejoin is None
+            and node.membership.is_quorum(node.reachable)
+            and not armed & {("campaign", name), ("answers", name)}
+        ):
+            yield f"I9: {machine.id} wants to lead {name}, reaches a quorum, and will never try"
+
+
 def disruptions(before: Machine, after: Machine, event: Event) -> Iterator[str]:
     """A leader that a quorum supports hears of a newer term, and has to go."""
     if before.node is None or after.node is None or not event or event[0] != "receive":
@@ -361,15 +499,20 @@ def marks_of(before: Machine, after: Machine, recorder: Recorder) -> frozenset[s
 def duplicate(node: Node) -> Node:
     """Another node in the same state. Fields of elections hold immutable values, so those are shared."""
     twin: Node = twin_of(node)
-    twin.out, twin.ignored = [], Counter()
+    twin.out, twin.ignored, twin.restless = [], Counter(), {}
     twin.peers = {id: copy(peer) for id, peer in node.peers.items()}
     twin.beats = copy(node.beats)
     twin.reachable = set(node.reachable)
-    twin.recalled = None if node.recalled is None else dict(node.recalled)
+    twin.answered = dict(node.answered)
     twin.elections = {name: twin_of(election) for name, election in node.elections.items()}
     for election in twin.elections.values():
         election.node = twin
     twin.leading = {name: twin.elections[name] for name in node.leading}
+    twin.leases = {tenure.lease.followers: copy(tenure.lease) for tenure in node.tenures.values()}
+    twin.tenures = {
+        name: tenure._replace(lease=twin.leases[tenure.lease.followers])
+        for name, tenure in node.tenures.items()
+    }
     twin.unsecured = {name: twin.elections[name] for name in node.unsecured}
     twin.untold = {
         peer: {name: twin.elections[name] for name in names} for peer, names in node.untold.items()
@@ -388,23 +531,31 @@ def shift(node: Node, elapsed: float) -> None:
     timing = node.timing
     node.now = 0.0
     node.started_at = max(node.started_at - elapsed, -timing.patience)
+    forgotten = node.lost_store or any(e.has_voted_before for e in node.elections.values())
+    node.quiet_until = to_come(node.quiet_until - elapsed) if forgotten else NEVER
     node.next_check = max(node.next_check - elapsed, 0.0)
     node.beats.sent = tuple((seq, max(at - elapsed, -timing.lease)) for seq, at in node.beats.sent)
     for peer in node.peers.values():
         if peer.promised is not None:
             peer.promised = max(peer.promised - elapsed, 0.0)
         peer.granted = to_come(peer.granted - elapsed, -timing.safe_lease)
+    for lease in node.leases.values():
+        lease.until = to_come(lease.until - elapsed)
+    for name, tenure in node.tenures.items():
+        node.tenures[name] = tenure._replace(assured=to_come(tenure.assured - elapsed))
     for election in node.elections.values():
         election.assured = to_come(election.assured - elapsed)
         election.deterred_until = to_come(election.deterred_until - elapsed)
         election.stands_back_until = to_come(election.stands_back_until - elapsed)
-        election.quiet_until = to_come(election.quiet_until - elapsed)
         election.held = tuple((s, m, until - elapsed) for s, m, until in election.held if until > elapsed)
         if election.intended is not None:
-            heir, until = election.intended
-            election.intended = (heir, until - elapsed) if until > elapsed else None
+            heir, until, force = election.intended
+            election.intended = (heir, max(until - elapsed, 0.0), force)
         election.attempts = min(election.attempts, PAUSES)
         election.takeovers = min(election.takeovers, PAUSES)
+        if isinstance(election, Ring) and election.suspect is not None:
+            suspect, until = election.suspect
+            election.suspect = (suspect, until - elapsed) if until > elapsed else None
 
 
 def to_come(time: float, from_on: float = 0.0) -> float:
@@ -416,25 +567,6 @@ def renumber(node: Node) -> None:
     """No beat or support of this node is under way, so it may count its beats anew."""
     node.beats.seq = node.incarnation << 32
     node.beats.sent = ()
-
-
-def frozen(node: Node) -> tuple[Any, ...]:
-    """All that decides what the node does next."""
-    return (
-        frozenset((id, state_of(peer)) for id, peer in node.peers.items()),
-        (node.beats.seq, node.beats.sent, node.beats.running),
-        node.started_at,
-        node.next_check,
-        frozenset(node.reachable),
-        None if node.recalled is None else frozenset(node.recalled.items()),
-        frozenset((name, election.state()) for name, election in node.elections.items()),
-        frozenset((peer, frozenset(names)) for peer, names in node.untold.items()),
-        frozenset(node.unsecured),
-    )
-
-
-def state_of(peer: Any) -> tuple[Any, ...]:
-    return tuple(getattr(peer, name) for name in peer.__slots__ if name not in ("timing", "id"))
 
 
 def digest(value: object, renaming: dict[str, str] | None = None) -> int:

@@ -9,9 +9,9 @@ takes, and no timer need be punctual. So a node may be as slow or as fast as it 
 other at any time. With `ticks` all clocks move together, a tick at a time, one of them perhaps a tick ahead;
 then leases count.
 
-What is left out, so that the states are finite: a node sends its next beat when the last one and the answers
-to it have arrived or are lost; a connection breaks, and is made, in both directions at once; and where the
-network reorders, equal messages under way count as one.
+What is left out, so that the states are finite: a node sends its next beat, or question while it rejoins,
+when the last one and the answers to it have arrived or are lost; a connection breaks, and is made, in both
+directions at once; and where the network reorders, equal messages under way count as one.
 """
 
 from __future__ import annotations
@@ -23,8 +23,14 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from electorate.check.machine import (
+    ADOPT,
+    AS_IT_IS,
+    BLANK,
     COMMIT,
+    COPIED,
+    COPY,
     CRASH,
+    MEET,
     PASS,
     RENUMBER,
     START,
@@ -33,31 +39,47 @@ from electorate.check.machine import (
     Machine,
     Machines,
     Step,
+    Store,
     digest,
 )
 from electorate.check.search import Move
+from electorate.core.identity import Rejoin, Start, Verdict
 from electorate.core.model import (
     Beat,
     Membership,
     Message,
     NodeId,
     QuorumRule,
+    Recall,
+    Recalled,
     Settings,
     Support,
     Term,
+    Timer,
     Timing,
 )
-from electorate.core.node import BEAT
+from electorate.core.node import BEAT, RECALL
 
 Action: TypeAlias = tuple[Any, ...]
 
 FREE = Timing(beat=0.0, lease=1.0, drift=0.0, patience=1.0, rank_slot=0.0, finalize_wait=0.0)
 """Durations where clocks are free: only a lease and patience take any time at all."""
-TICKING = Timing(beat=1.0, lease=2.0, drift=0.25, patience=1.0, rank_slot=0.0, finalize_wait=0.0)
-"""In ticks: of a lease of 2, by which one clock may be wrong by a tick, a leader may count on 1."""
+TICKING = Timing(beat=1.0, lease=2.0, drift=0.0, patience=1.0, rank_slot=0.0, finalize_wait=0.0)
+"""In ticks, where all clocks agree: a leader that beats in each of them can keep its lease."""
+DRIFTING = Timing(beat=1.0, lease=3.0, drift=1 / 6, patience=1.0, rank_slot=0.0, finalize_wait=0.0)
+"""In ticks, where a clock may gain: a lease of 3 may pass in 2 ticks, and a leader counts on no more."""
 
 WAITS = ("silence", "answers", "hop", "tenure", "takeover", "campaign")
 """Timers that mean: I have waited long enough. Each that fires is a suspicion, be it right or wrong."""
+
+CALLS: dict[Timer, tuple[type[Message], type[Message]]] = {
+    BEAT: (Beat, Support),
+    RECALL: (Recall, Recalled),
+}
+"""Timers after which a node says something again, and what answers it: it waits until both have arrived."""
+
+ANY = -1
+"""As often as it likes."""
 
 
 class Faults(NamedTuple):
@@ -70,9 +92,13 @@ class Faults(NamedTuple):
     cuts: int = 0
     wishes: int = 0
     drifts: int = 0
+    losses: int = 0
+    rollbacks: int = 0
+    copies: int = 0
 
     def less(self, name: str) -> Faults:
-        return self._replace(**{name: getattr(self, name) - 1})
+        left = getattr(self, name)
+        return self if left == ANY else self._replace(**{name: left - 1})
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,11 +111,17 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     elections: tuple[str, ...] = ("main",)
     contenders: tuple[NodeId, ...] | None = None
     """Who wants to lead (None: all who may)."""
+    victims: tuple[NodeId, ...] | None = None
+    """Who may crash (None: anybody)."""
+    apart: tuple[tuple[NodeId, NodeId], ...] = ()
+    """Who never finds each other again."""
+    without: tuple[NodeId, ...] = ()
+    """Whom the operator of a node that lost its store declares gone for good."""
     reorder: bool = False
     """Messages on one link may overtake each other, as no TCP connection lets them."""
     slow_disk: bool = False
     """A commit takes a while, in which other things happen."""
-    watch: tuple[str, ...] = ("I1", "I2", "I3", "I4", "agreement", "orbit")
+    watch: tuple[str, ...] = ("I1", "I2", "I3", "I4", "I9", "quorum", "agreement", "orbit")
     """The properties that must hold."""
 
 
@@ -138,14 +170,23 @@ class Model:
         self.facts: dict[frozenset[Fact], int] = {}
         self.leases_count = bool(bounds.ticks) or membership.rule is QuorumRule.TEXTBOOK
         """Whether leases of two nodes can be compared: there is one time for all, or they never end."""
+        self.opening: tuple[Move, ...] = ()
+        """What has happened before the search begins."""
+        self.anything_goes = False
+        """While that happens, whoever is to crash does."""
 
     # --- the first state --------------------------------------------------------------------------
 
     def initial(self) -> State:
-        """All run and are connected; nobody has said that it wants to lead."""
+        """All run and are connected, nobody has said that it wants to lead; or what has become of that."""
         bounds = self.bounds
+        if self.opening:
+            begun: State = self.opening[-1].state
+            return begun._replace(faults=bounds.faults, ticks=bounds.ticks)
         waking = tuple((id, e) for id in self.ids if self.contends(id) for e in bounds.elections)
-        machines = tuple(self.machines.step(self.machines.blank(id), (START,)).machine for id in self.ids)
+        machines = tuple(
+            self.machines.step(self.machines.blank(id), (START, AS_IT_IS, None)).machine for id in self.ids
+        )
         state = State(machines, (), bounds.faults, bounds.ticks, waking, frozenset())
         for a, b in combinations(self.ids, 2):
             state = self.connect(state, a, b).state
@@ -154,6 +195,9 @@ class Model:
     def contends(self, id: NodeId) -> bool:
         contenders = self.bounds.contenders
         return id in self.membership.candidates and (contenders is None or id in contenders)
+
+    def may_crash(self, id: NodeId) -> bool:
+        return self.anything_goes or self.bounds.victims is None or id in self.bounds.victims
 
     # --- what can happen --------------------------------------------------------------------------
 
@@ -217,12 +261,12 @@ class Model:
                 faults = state.faults
                 if self.bounds.ticks and low > 0:
                     continue
-                if timer[0] in WAITS:
+                if timer[0] in WAITS and not self.bounds.ticks:
                     if not faults.suspicions:
                         hidden = True
                         continue
                     faults = faults.less("suspicions")
-                if timer == BEAT and self.beats_under_way(state, machine.id):
+                if timer in CALLS and self.is_under_way(state, machine.id, *CALLS[timer]):
                     continue
                 move = Move(("fire", machine.id, timer, low), state._replace(faults=faults))
                 event = ("fire", timer, low)
@@ -236,7 +280,7 @@ class Model:
     def tears(self, move: Move, node: NodeId, event: Event) -> Iterator[Move]:
         """The node crashes in the middle of this: just before one of its saves is on the disk."""
         state = move.state
-        if self.bounds.slow_disk or not state.faults.crashes:
+        if self.bounds.slow_disk or not state.faults.crashes or not self.may_crash(node):
             return
         struck = state._replace(faults=state.faults.less("crashes"))
         for number in range(1, self.machines.step(self.machine(state, node), event).saves + 1):
@@ -259,14 +303,25 @@ class Model:
             if a.node is None or b.node is None:
                 continue
             if not (self.linked(a, b) and self.linked(b, a)):
-                yield self.connect(state, a.id, b.id)
+                if (a.id, b.id) not in self.bounds.apart:
+                    yield from self.meet(state, a, b)
             elif state.faults.cuts:
                 yield self.cut(state, a.id, b.id)
 
     def linked(self, a: Machine, b: Machine) -> bool:
         """Whether a is connected to the b of today."""
-        peer = a.node.peers[b.id] if a.node else None
-        return peer is not None and peer.connected and peer.incarnation == b.incarnation
+        return a.links.get(b.id) == b.start
+
+    def meet(self, state: State, a: Machine, b: Machine) -> Iterator[Move]:
+        """They are connected, if each takes the other for the node that it knows. One that rejoins and is
+        refused takes what the other remembers of it into its store, and begins a new life."""
+        for one, other in ((a, b), (b, a)):
+            if one.judges(other) is not Verdict.WELCOME:
+                known = dict(one.store.met).get(other.id)
+                if known is not None and other.store.rejoin is not None and known not in other.store.chain:
+                    yield self.started(Move(("adopt", other.id, one.id), state), other.id, ADOPT, known)
+                return
+        yield self.connect(state, a.id, b.id)
 
     def connect(self, state: State, a: NodeId, b: NodeId) -> Move:
         move = Move(("connect", a, b), state)
@@ -276,7 +331,9 @@ class Model:
                 move = move._replace(state=self.purged(move.state, other, node))
                 move = self.then(move, node, ("lost", other, False))
         for node, other in ((a, b), (b, a)):
-            move = self.then(move, node, ("connected", other, self.machine(state, other).incarnation))
+            there = self.machine(state, other)
+            rejoining = there.node is not None and there.node.rejoin is not None and there.node.rejoin.lost
+            move = self.then(move, node, (MEET, other, there.start, rejoining))
         return move
 
     def cut(self, state: State, a: NodeId, b: NodeId) -> Move:
@@ -288,11 +345,14 @@ class Model:
         """A crash, a restart, a commit, a wish."""
         id, faults = machine.id, state.faults
         if machine.node is None:
-            yield self.restart(state, id)
+            yield from self.restarts(state, machine)
             return
+        if faults.copies and self.may_crash(id) and machine.copied != machine.store:
+            copied = state._replace(faults=faults.less("copies"))
+            yield self.then(Move((COPY, id), copied), id, (COPY,))
         if machine.queue:
             yield self.then(Move((COMMIT, id), state), id, (COMMIT,))
-        if faults.crashes:
+        if faults.crashes and self.may_crash(id):
             struck = state._replace(faults=faults.less("crashes"))
             for durable in (False, True) if machine.queue else (False,):
                 move = self.then(Move((CRASH, id, durable), struck), id, (CRASH, durable))
@@ -306,11 +366,28 @@ class Model:
                         move = Move(("transfer", id, election, heir), wished)
                         yield self.then(move, id, ("transfer", election, heir))
 
-    def restart(self, state: State, id: NodeId) -> Move:
-        """The process starts again, and wants what it wanted."""
-        move = self.then(Move(("restart", id), state), id, (START,))
+    def restarts(self, state: State, machine: Machine) -> Iterator[Move]:
+        """The process starts again: with its store, without, or with a copy."""
+        id, faults = machine.id, state.faults
+        yield self.started(Move(("restart", id), state), id, START, AS_IT_IS)
+        if faults.losses:
+            rejoin = Rejoin(without=frozenset(self.bounds.without))
+            lost = state._replace(faults=faults.less("losses"))
+            yield self.started(Move(("lose", id), lost), id, START, BLANK, rejoin)
+            if machine.copied != Store():
+                yield self.started(Move(("recover", id), lost), id, START, COPIED, rejoin)
+        if faults.rollbacks:
+            rolled_back = state._replace(faults=faults.less("rollbacks"))
+            yield self.started(Move(("return", id), rolled_back), id, START, COPIED)
+
+    def started(
+        self, move: Move, id: NodeId, how: str, found: str | Start, rejoin: Rejoin | None = None
+    ) -> Move:
+        """The process has started, and wants what it wanted."""
+        move = move._replace(state=self.silenced(move.state, id))
+        move = self.then(move, id, (how, found, rejoin))
         for election in self.bounds.elections if self.contends(id) else ():
-            if (id, election) not in state.waking:
+            if (id, election) not in move.state.waking:
                 move = self.then(move, id, ("contend", election))
         return move
 
@@ -354,7 +431,9 @@ class Model:
         past = state.past
         if step.facts and not past.issuperset(step.facts):
             past |= step.facts
-            problems = (*problems, *contradictions(past, step.facts))
+            problems = (*problems, *contradictions(past, step.facts), *self.usurpers(machines, step.facts))
+            if self.bounds.ticks:
+                problems = (*problems, *regressions(past, step.facts))
         if "phantom" in self.bounds.watch:
             past |= step.votes
             problems = (*problems, *self.phantoms(past, step))
@@ -386,9 +465,9 @@ class Model:
         """A connection has broken: what was under way on it is lost."""
         return state._replace(net=tuple(e for e in state.net if link_of(e) != (source, target)))
 
-    def beats_under_way(self, state: State, id: NodeId) -> bool:
+    def is_under_way(self, state: State, id: NodeId, call: type[Message], answer: type[Message]) -> bool:
         for _, source, target, message in state.net:
-            if (source == id and type(message) is Beat) or (target == id and type(message) is Support):
+            if (source == id and type(message) is call) or (target == id and type(message) is answer):
                 return True
         return False
 
@@ -396,7 +475,7 @@ class Model:
         """Beats are counted anew once none is under way: else no state would ever come back."""
         machines = state.machines
         for number, machine in enumerate(machines):
-            if machine.numbered and not self.beats_under_way(state, machine.id):
+            if machine.numbered and not self.is_under_way(state, machine.id, Beat, Support):
                 again = self.machines.step(machine, (RENUMBER,)).machine
                 machines = (*machines[:number], again, *machines[number + 1 :])
         return state if machines is state.machines else state._replace(machines=machines)
@@ -409,10 +488,28 @@ class Model:
             return
         holders: dict[str, NodeId] = {}
         for machine in state.machines:
-            node = machine.node
-            for name in node.leading if node else ():
-                if node and node.is_leader(0.0, name) and holders.setdefault(name, machine.id) != machine.id:
+            for name in machine.holds:
+                if holders.setdefault(name, machine.id) != machine.id:
                     yield f"I2: {holders[name]} and {machine.id} hold a lease at the same time"
+
+    def usurpers(self, machines: tuple[Machine, ...], facts: frozenset[Fact]) -> Iterator[str]:
+        """Whoever leads has the votes of a quorum, and they are on their disks."""
+        if (
+            self.membership.rule is QuorumRule.TEXTBOOK
+            or self.bounds.faults.losses
+            or self.bounds.faults.rollbacks
+        ):
+            return
+        for what, election, term, leader in facts:
+            votes = [(machine.id, machine.disk.get(election)) for machine in machines]
+            voters = [
+                id
+                for id, vote in votes
+                if vote and (vote.term > term or (vote.term, vote.backed) == (term, leader))
+            ]
+            if what == "led" and not self.membership.is_quorum(set(voters) & set(self.membership.voters)):
+                backed = " and ".join(voters) or "nobody"
+                yield f"quorum: {leader} leads term {term} with the votes of {backed}"
 
     def phantoms(self, past: frozenset[Fact], step: Step) -> Iterator[str]:
         """ZAB: who is held for elected has had the votes of a quorum, all in that round."""
@@ -475,7 +572,7 @@ def owner(action: Action) -> NodeId:
 
 
 def contradictions(past: frozenset[Fact], facts: frozenset[Fact]) -> Iterator[str]:
-    """I1, I3, and agreement: what is new, against all that has been."""
+    """I1 and agreement: what is new, against all that has been."""
     for what, election, term, node in sorted(facts):
         for before, where, earlier, other in sorted(past):
             if where != election or (before, earlier, other) == (what, term, node):
@@ -485,3 +582,13 @@ def contradictions(past: frozenset[Fact], facts: frozenset[Fact]) -> Iterator[st
                     yield f"I1: {other} and {node} both became leader of term {term}"
                 elif "was followed" in (what, before):
                     yield f"agreement: in term {term} some follow {node} and some {other}"
+
+
+def regressions(past: frozenset[Fact], facts: frozenset[Fact]) -> Iterator[str]:
+    """I3: terms grow from each lease to the next."""
+    for what, election, term, node in sorted(facts):
+        newest = max(
+            (earlier for before, where, earlier, _ in past if (before, where) == (what, election)), default=0
+        )
+        if what == "held a lease" and term < newest:
+            yield f"I3: {node} has a lease in term {term}, after a leader of term {newest}"

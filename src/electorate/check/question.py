@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import msgspec
 
 from electorate.check.flaws import flawed
-from electorate.check.model import FREE, TICKING, Bounds, Faults, Model
-from electorate.check.search import Move, Order, Search, Verdict, shrunk, walk
+from electorate.check.model import ANY, DRIFTING, FREE, TICKING, Bounds, Faults, Model
+from electorate.check.opening import opened
+from electorate.check.search import Found, Move, Order, Search, Verdict, shrunk, walk
 from electorate.check.story import steps
-from electorate.core.model import Kind, Member, Membership, NodeId, QuorumRule, Settings
+from electorate.core.model import Kind, Member, Membership, NodeId, QuorumRule, Settings, Timing
 from electorate.errors import UserError
 from electorate.sim.faults import ids
 from electorate.sim.stage import Schedule
@@ -22,13 +24,15 @@ from electorate.sim.stage import Schedule
 SHIPPED = files("electorate.check") / "shipped.toml"
 GALLERY = files("electorate.check") / "gallery"
 
-SAFETY = ("I1", "I2", "I3", "I4", "agreement", "orbit")
+SAFETY = ("I1", "I2", "I3", "I4", "I9", "quorum", "agreement", "orbit")
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One search. The numbers are bounds: how often each fault may strike, and how far to look."""
 
     algorithm: str
+    about: str = ""
+    """In a few words, for lists."""
     story: str = ""
     why: str = ""
     remedy: dict[str, Any] = {}
@@ -36,10 +40,13 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     nodes: int = 3
     witnesses: int = 0
     """So many of the nodes, the first ones, vote and never lead."""
+    weights: dict[NodeId, int] = {}
     contenders: tuple[NodeId, ...] | None = None
     quorum: QuorumRule = QuorumRule.MAJORITY
     settings: dict[str, Any] = {}
     elections: tuple[str, ...] = ("main",)
+    begin: tuple[str, ...] = ()
+    """The steps before the search begins: see `opening`."""
     crashes: int = 0
     drops: int = 0
     duplicates: int = 0
@@ -47,8 +54,14 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cuts: int = 0
     wishes: int = 0
     drifts: int = 0
+    losses: int = 0
+    rollbacks: int = 0
+    copies: int = 0
     max_term: int = 2
     ticks: int = 0
+    victims: tuple[NodeId, ...] | None = None
+    apart: tuple[tuple[NodeId, NodeId], ...] = ()
+    without: tuple[NodeId, ...] = ()
     reorder: bool = False
     slow_disk: bool = False
     dead_ends: bool = False
@@ -57,6 +70,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     watch: tuple[str, ...] = SAFETY
     violates: str = ""
     """The property that is meant to be broken."""
+    finds: tuple[str, ...] = ()
+    """The flaws that this question is there for: with each of them it fails."""
     sometimes: tuple[str, ...] = ()
     """What must be seen at least once, or the search has shown nothing."""
     limit: int = 0
@@ -66,7 +81,19 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def name(self) -> str:
         """All that differs from the plainest question, in words."""
         plain = Question(algorithm=self.algorithm)
-        silent = ("algorithm", "story", "why", "remedy", "watch", "violates", "sometimes", "limit", "nodes")
+        silent = (
+            "algorithm",
+            "about",
+            "story",
+            "why",
+            "remedy",
+            "watch",
+            "violates",
+            "finds",
+            "sometimes",
+            "limit",
+            "nodes",
+        )
         words = [self.algorithm, f"{self.nodes} nodes"]
         for field in Question.__struct_fields__:
             value = getattr(self, field)
@@ -74,9 +101,18 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 words.append(wording(field.replace("_", " "), value))
         return ", ".join(words)
 
+    @property
+    def title(self) -> str:
+        variant = self.settings.get("ring", self.algorithm)
+        return f"{variant}: {self.about}" if self.about else self.name
+
     def model(self) -> Model:
         members = tuple(
-            Member(id, Kind.WITNESS if number < self.witnesses else Kind.VOTER)
+            Member(
+                id,
+                Kind.WITNESS if number < self.witnesses else Kind.VOTER,
+                weight=self.weights.get(id, 1),
+            )
             for number, id in enumerate(ids(self.nodes))
         )
         settings = msgspec.convert(
@@ -84,7 +120,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 **self.settings,
                 "algorithm": self.algorithm,
                 "elections": self.elections,
-                "timing": msgspec.to_builtins(TICKING if self.ticks else FREE),
+                "timing": msgspec.to_builtins(self.timing),
             },
             Settings,
         )
@@ -94,11 +130,22 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ticks=self.ticks,
             elections=self.elections,
             contenders=self.contenders,
+            victims=self.victims,
+            apart=self.apart,
+            without=self.without,
             reorder=self.reorder,
             slow_disk=self.slow_disk,
             watch=self.watch,
         )
-        return Model(Membership(members, self.quorum), settings, bounds)
+        model = Model(Membership(members, self.quorum), settings, bounds)
+        model.opening = opened(model, self.begin)
+        return model
+
+    @property
+    def timing(self) -> Timing:
+        if not self.ticks:
+            return FREE
+        return DRIFTING if self.drifts else TICKING
 
     def search(self, order: Order = "breadth", *, reduce: bool = True, seed: int = 0) -> Search:
         return Search(self.model(), order, reduce=reduce, dead_ends=self.dead_ends, seed=seed)
@@ -118,12 +165,19 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.conclude(search, search.wander(walks, length))
 
     def conclude(self, search: Search, verdict: Verdict) -> Answer:
+        assert isinstance(search.graph, Model)
+        opening = search.graph.opening
         way: tuple[Move, ...] = ()
+        early = next((n for n, move in enumerate(opening, 1) if move.problems), 0)
+        if early:
+            found = (Found(opening[early - 1].problems[0], ()),)
+            return Answer(self, verdict._replace(found=found), without_states(opening[:early]))
         if verdict.found:
             first = verdict.found[0]
             short = search.order == "breadth"
             way = tuple(walk(search.graph, first.way) if short else shrunk(search.graph, first.way))
-        return Answer(self, verdict, way)
+            way = (*opening, *way)
+        return Answer(self, verdict, without_states(way))
 
     def check(self) -> None:
         """Raises ValueError for what cannot be asked."""
@@ -132,7 +186,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if not 1 <= self.nodes <= 7:
             raise ValueError(f"nodes: {self.nodes} is not in 1 to 7; more cannot be checked in a lifetime")
         for name in (*Faults._fields, "max_term", "ticks", "limit"):
-            if getattr(self, name) < 0:
+            if getattr(self, name) < (ANY if name == "suspicions" else 0):
                 raise ValueError(f"{name}: {getattr(self, name)} is negative")
         for id in self.contenders or ():
             if id not in ids(self.nodes):
@@ -183,6 +237,11 @@ class Answer(msgspec.Struct, frozen=True):
         )
 
 
+def without_states(way: tuple[Move, ...]) -> tuple[Move, ...]:
+    """What is told, and can be sent from one process to another."""
+    return tuple(move._replace(state=None) for move in way)
+
+
 def wording(name: str, value: Any) -> str:
     match value:
         case bool():
@@ -190,17 +249,19 @@ def wording(name: str, value: Any) -> str:
         case dict():
             return ", ".join(wording(key.replace("_", " "), each) for key, each in value.items())
         case tuple():
-            return f"{name} {' '.join(value)}"
+            words = [each if isinstance(each, str) else "-".join(each) for each in value]
+            return f"{name} {' '.join(words)}"
         case int():
             return f"terms up to {value}" if name == "max term" else f"{name} {value}"
         case _:
             return f"{name} {value}"
 
 
-def shipped() -> list[Question]:
+@cache
+def shipped() -> tuple[Question, ...]:
     """The questions that come with electorate."""
     content = tomllib.loads(SHIPPED.read_text())
-    return [understand({"algorithm": name, **one}) for name, many in content.items() for one in many]
+    return tuple(understand({"algorithm": name, **one}) for name, many in content.items() for one in many)
 
 
 def gallery() -> dict[str, Question]:

@@ -68,6 +68,8 @@ class Verdict(NamedTuple):
     found: tuple[Found, ...]
     marks: frozenset[str]
     """What has been shown to be possible."""
+    graph: int
+    """Two searches have seen the same states if this is the same."""
 
 
 class Search:
@@ -106,7 +108,9 @@ class Search:
     def verdict(self) -> Verdict:
         complete = not self.waiting and self.order != "random"
         found, marks = tuple(self.found), frozenset(self.marks)
-        return Verdict(len(self.parents), self.transitions, self.depth, self.seconds, complete, found, marks)
+        graph = sum(self.known) % 2**64
+        figures = (len(self.parents), self.transitions, self.depth, self.seconds)
+        return Verdict(*figures, complete, found, marks, graph)
 
     # --- walking ----------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ def step(action: Action) -> str:
         case _ if what == PASS:
             return f"pass {rest[0]} {rest[1]:g}"
         case _:
-            return " ".join((what, *rest))
+            return " ".join(map(str, action))
 
 
 def steps(moves: Iterable[Move]) -> tuple[str, ...]:
@@ -45,6 +45,8 @@ TIMERS = {
     "tenure": "looks whether it has a lease yet",
     "takeover": "thinks of taking over",
     "hop": "has waited long enough for its neighbour",
+    "recall": "asks what the others know",
+    "transfer": "has waited long enough for its heir",
     "finalize": "has heard no better vote for a while",
 }
 
@@ -83,6 +85,18 @@ def sentence(action: Action) -> str:
             return f"{rest[0]} finds that the process of {rest[1]} is gone"
         case "connect":
             return f"{rest[0]} and {rest[1]} are connected"
+        case "wish":
+            return f"the user of {rest[0]}: {' '.join(map(str, rest[1:]))}"
+        case "adopt":
+            return f"{rest[0]} learns how often {rest[1]} has seen it start, and begins a new life after that"
+        case "copy":
+            return f"somebody copies the store of {rest[0]}"
+        case "lose":
+            return f"{rest[0]} has lost its store, and rejoins"
+        case "recover":
+            return f"{rest[0]} rejoins with a copy of its store"
+        case "return":
+            return f"{rest[0]} starts with a copy of its store as if nothing had happened"
         case "cut":
             return f"the connection between {rest[0]} and {rest[1]} breaks"
         case "resign":

@@ -34,10 +34,17 @@ def check(
     crashes: Annotated[int, typer.Option(help="So many crashes.")] = 0,
     drops: Annotated[int, typer.Option(help="So many lost messages.")] = 0,
     duplicates: Annotated[int, typer.Option(help="So many messages that arrive twice.")] = 0,
-    suspicions: Annotated[int, typer.Option(help="So many timers that run out, rightly or wrongly.")] = 0,
+    suspicions: Annotated[
+        int, typer.Option(help="So many timers that run out, rightly or wrongly (-1: any number).")
+    ] = 0,
     cuts: Annotated[int, typer.Option(help="So many broken connections.")] = 0,
     wishes: Annotated[int, typer.Option(help="So many resignations or transfers.")] = 0,
     drifts: Annotated[int, typer.Option(help="With --time: so many ticks that one clock gains.")] = 0,
+    losses: Annotated[int, typer.Option(help="So many stores lost: the node rejoins.")] = 0,
+    rollbacks: Annotated[int, typer.Option(help="So many stores put back as they were at first.")] = 0,
+    begin: Annotated[
+        str, typer.Option(help="Steps before the search, such as 'contend c main, settle, cut b c'.")
+    ] = "",
     max_term: Annotated[int, typer.Option(help="The newest term to look at.")] = 2,
     time: Annotated[str, typer.Option(help="ticks:K lets all clocks move together, K ticks in all.")] = "",
     quorum: Annotated[str, typer.Option(help="majority, or textbook.")] = "majority",
@@ -79,6 +86,9 @@ def check(
         "cuts": cuts,
         "wishes": wishes,
         "drifts": drifts,
+        "losses": losses,
+        "rollbacks": rollbacks,
+        "begin": [step.strip() for step in begin.split(",") if step.strip()],
         "max_term": max_term,
         "ticks": ticks(time),
         "quorum": quorum,
@@ -116,6 +126,9 @@ DEFAULTS = {
     "quorum": "majority",
     "flaw": "",
     "limit": 0,
+    "begin": [],
+    "losses": 0,
+    "rollbacks": 0,
     **dict.fromkeys(("crashes", "drops", "duplicates", "suspicions", "cuts", "wishes", "drifts"), 0),
     **dict.fromkeys(("reorder", "slow_disk", "dead_ends"), False),
 }
@@ -189,7 +202,7 @@ def show(answer: Answer, replay: Path | None, as_json: bool) -> None:
     if as_json:
         print(line(answer))
     else:
-        say(f"{answer.question.name}: {outcome(answer)}")
+        say(f"{answer.question.title}: {outcome(answer)}")
         for sentence in tell(answer.way):
             say(sentence)
         for mark in sorted(answer.verdict.marks):
@@ -217,13 +230,14 @@ def outcome(answer: Answer) -> str:
 def line(answer: Answer) -> str:
     v = answer.verdict
     content = {
-        "question": answer.question.name,
+        "question": answer.question.title,
         "problem": answer.problem or None,
         "complete": v.complete,
         "states": v.states,
         "transitions": v.transitions,
         "depth": v.depth,
         "seconds": round(v.seconds, 3),
+        "graph": f"{v.graph:016x}",
         "missing": answer.missing,
         "story": list(tell(answer.way)),
     }
@@ -253,10 +267,12 @@ def show_shipped(questions: list[Question], deep: bool, as_json: bool) -> None:
             figures = (f"{v.states:,}", f"{v.transitions:,}", str(v.depth), f"{v.seconds:.1f}")
             verdict = verdict_of(answer)
             table.add_row(
-                answer.question.name, *figures, f"[{'green' if answer.is_good else 'bold red'}]{verdict}"
+                answer.question.title, *figures, f"[{'green' if answer.is_good else 'bold red'}]{verdict}"
             )
         else:
-            say(f"{answer.question.name}: {outcome(answer)}", flush=True)
+            say(f"{answer.question.title}: {outcome(answer)}", flush=True)
+            table.add_row(answer.question.title, *figures, verdict_of(answer))
+        else:
     if table.rows:
         Console().print(table)
     sys.exit(1 if bad else 0)
