@@ -257,8 +257,9 @@ def test_workers_of_a_server_are_a_node_each(tmp_path: Path) -> None:
         process = int((tmp_path / f"electorate-examples-{first}" / "lock").read_text())
         os.kill(process, signal.SIGKILL)
         second = example.worker(first)
+        term = example.works()[-1][2]
         os.kill(int((tmp_path / f"electorate-examples-{second}" / "lock").read_text()), signal.SIGKILL)
-        example.worker(second)  # which takes a majority: the first one is back
+        example.until(lambda: example.works()[-1][2] > term)  # which takes a majority: the first one is back
         assert example.end("all", signal.SIGTERM) in (0, -signal.SIGTERM)
         example.check()
         for id in "abc":

@@ -70,7 +70,7 @@ def test_if_a_rejoined_node_voted_where_it_may_have_voted_storms_would_find_it(
 
 
 def test_if_a_lost_store_were_welcome_storms_would_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def judge(known: Start | None, gone: bool, identity: Identity) -> Verdict:
+    def judge(known: Start | None, gone: bool, identity: Identity, observer: bool) -> Verdict:
         return Verdict.WELCOME
 
     monkeypatch.setattr("electorate.sim.world.judge", judge)

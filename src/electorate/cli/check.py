@@ -271,8 +271,6 @@ def show_shipped(questions: list[Question], deep: bool, as_json: bool) -> None:
             )
         else:
             say(f"{answer.question.title}: {outcome(answer)}", flush=True)
-            table.add_row(answer.question.title, *figures, verdict_of(answer))
-        else:
     if table.rows:
         Console().print(table)
     sys.exit(1 if bad else 0)
