@@ -81,7 +81,7 @@ def values(name: str, kind: Any) -> st.SearchStrategy[Any]:
     numbers = st.sampled_from(SMALL + ABSURD)
     names = st.sampled_from([E, E, E, "other", "unknown"])
     match name:
-        case "visited" | "without":
+        case "visited" | "without" | "back":
             return st.lists(nodes, max_size=4).map(tuple)
         case "contenders":
             return st.lists(st.tuples(nodes, numbers), max_size=4).map(tuple)
@@ -497,4 +497,4 @@ def test_whatever_happens_a_node_keeps_its_word(algorithm: str) -> None:
     )
     rare = {goal: reached[goal] for goal in GOALS if reached[goal] < reached["runs"] * GOALS[goal]}
     assert not rare, (rare, reached)
-    assert reached["ignored"] < reached["lies"] * 4 / 5, reached
+    assert reached["ignored"] < reached["lies"] * 9 / 10, reached
