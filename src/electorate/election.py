@@ -20,7 +20,16 @@ from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, overload
 
 import msgspec
 
-from electorate.leadership import Leadership, LeadershipLost, Loss, OnOverrun, Timekeeper
+from electorate.leadership import (
+    Leadership,
+    LeadershipLost,
+    Loss,
+    OnError,
+    OnOverrun,
+    Pauses,
+    Timekeeper,
+    Turns,
+)
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -41,6 +50,10 @@ class LeaderView(msgspec.Struct, frozen=True):
     """The number of the leadership (or, without a leader, the newest number known)."""
     metadata: Mapping[str, str] = NOTHING
     """What the leader has told of itself."""
+    since: float | None = None
+    """When this process learnt of this leadership, in seconds since 1970; None without a leader."""
+    changes: int = 0
+    """How many leaderships this process has seen begin after the first, of whomever."""
     role: Literal["leader", "follower", "candidate", "observer"] = "follower"
     """What this process is in the election."""
 
@@ -74,11 +87,13 @@ Position = int | Callable[[], Awaitable[int]]
 class Election(ABC):
     """A named question, "who leads?". Made by an engine: `Node.election(name)` or `connect(url)`."""
 
-    def __init__(self, name: str, timekeeper: Timekeeper, grace: float) -> None:
+    def __init__(self, name: str, timekeeper: Timekeeper, grace: float, longest_grace: float) -> None:
         self.name = name
         self.timekeeper = timekeeper
         self.grace = grace
         """How many seconds before the end of a lease the work is told to end, unless it says otherwise."""
+        self.longest_grace = longest_grace
+        """With more, there would be no time to work."""
         self.view = LeaderView(name)
         self.ending: Loss | None = None
         """Why all work on the present leadership must end, if the engine knows a reason."""
@@ -86,7 +101,7 @@ class Election(ABC):
         """The user has asked to hand over."""
         self.closed = False
         self._next_view: asyncio.Future[None] | None = None
-        self.turn = asyncio.Lock()
+        self.turns = Turns()
         self.contends = False
         self.leaderships: set[Leadership] = set()
         """The work that rests on the present leadership of this process."""
@@ -123,6 +138,23 @@ class Election(ABC):
     def yielding(self) -> bool:
         """Another is to lead, as soon as the work of this process has ended."""
 
+    @property
+    @abstractmethod
+    def forked(self) -> bool:
+        """This process was forked off the one that may lead."""
+
+    @abstractmethod
+    def check_here(self) -> None:
+        """Raises `RuntimeError` in a process that was forked off."""
+
+    @abstractmethod
+    def check_may_lead(self) -> None:
+        """Raises `ValueError` where this process can never lead, and `RuntimeError` as above."""
+
+    @abstractmethod
+    def obstacle(self) -> str:
+        """Why this process does not lead, as far as it knows."""
+
     @abstractmethod
     def contend(self) -> None:
         """Want to lead, from now on and whenever there is no leader."""
@@ -140,31 +172,49 @@ class Election(ABC):
         """The work has ended."""
 
     @abstractmethod
-    async def resign(self) -> None:
-        """Let another lead; contend again if none does. Raises `ValueError` if this process does not lead."""
+    def freeze(self, seconds: float) -> None:
+        """Do not contend for so long, whatever else is wished; 0 ends that. Raises `ValueError` if this
+        process leads."""
 
     @abstractmethod
-    async def transfer(self, to: str, *, force: bool = False) -> LeaderView:
-        """Hand the leadership to this contender, once its data is as fresh (or by force); wait until it has
-        led, and tell who leads then. Raises `ValueError` if this process does not lead, or the other cannot
-        or is still behind after a lease, and `TimeoutError` if it does not come to that."""
+    async def resign(self, *, seconds: float = 0.0, timeout: float | None = None) -> None:
+        """Let another lead; contend again if none does, but not before so many `seconds`. Returns when this
+        process leads no longer, its work included. Raises `ValueError` if it does not lead, and
+        `TimeoutError` if its work has not ended within `timeout` seconds (by default as in `transfer`); it
+        resigns when that ends."""
+
+    @abstractmethod
+    async def transfer(self, to: str, *, force: bool = False, timeout: float | None = None) -> LeaderView:
+        """Hand the leadership to this contender, and wait until it has led. Returns who leads then. The heir
+        may need a while to catch up with this process's data (with `force` it need not), and the work here
+        has to end first.
+
+        Raises `ValueError` if this process does not lead, or the other cannot or is still behind after a
+        lease; and `TimeoutError`, which says how it stands, if it takes longer than `timeout` seconds (four
+        leases, by default). The wish stays, then, if only work has to end."""
+
+    @abstractmethod
+    async def handed_over(self) -> None:
+        """Wait while a transfer waits for its heir; that is not long."""
 
     # --- questions --------------------------------------------------------------------------------
 
     @property
     def is_leader(self) -> bool:
         """Whether this process provably leads at this instant: a clock read, no I/O. A process that was
-        paused finds False when it wakes."""
+        paused finds False when it wakes, and one that was forked off."""
         return self.tenure() is not None
 
     @property
     def leader(self) -> LeaderView | None:
         """Who leads, as far as this process knows; None if nobody does."""
+        self.check_here()
         return self.view if self.view.id is not None else None
 
     async def watch(self) -> AsyncIterator[LeaderView]:
         """The present view, then every change, until the engine is closed. A slow reader misses what was
         superseded meanwhile, and holds up nobody."""
+        self.check_here()
         seen: LeaderView | None = None
         while not self.closed:
             if self.view != seen:
@@ -189,12 +239,16 @@ class Election(ABC):
     def close(self) -> None:
         """For the engine: nothing will change any more."""
         self.closed = True
+        self.turns.close(LeadershipLost(self.name, 0, Loss.STOPPED))
         self.changed()
 
     # --- leading ----------------------------------------------------------------------------------
 
-    def leadership(self, *, grace: float | None = None, on_overrun: OnOverrun = "log") -> Leadership:
-        """Contend, wait until elected with a lease, and lead for the time of the `async with`.
+    def leadership(
+        self, *, timeout: float | None = None, grace: float | None = None, on_overrun: OnOverrun = "log"
+    ) -> Leadership:
+        """Contend, wait until elected with a lease, and lead for the time of the `async with`. It raises
+        `TimeoutError`, which says why, if that takes longer than `timeout` seconds.
 
         The body is cancelled when the leadership is to end: because another is to lead, or, at the latest,
         `grace` seconds before the lease can end. Then `LeadershipLost` is raised at exit; loop to try again.
@@ -203,7 +257,7 @@ class Election(ABC):
         A body that does not yield to the event loop cannot be cancelled. This is noticed when half of `grace`
         is left: its stack is logged, and with `on_overrun="exit"` the process ends at once, with code 70.
         """
-        return Leadership(self, self.grace if grace is None else grace, on_overrun)
+        return Leadership(self, self.grace if grace is None else grace, on_overrun, timeout)
 
     @abstractmethod
     async def prepare(self) -> None:
@@ -227,8 +281,6 @@ class Election(ABC):
 
     def end_work(self, leadership: Leadership) -> None:
         self.leaderships.remove(leadership)
-        if not leadership.standing:
-            self.withdraw()
         if not self.leaderships:
             self.vacate()
             self.changed()
@@ -237,19 +289,28 @@ class Election(ABC):
         self,
         work: Callable[[Leadership], Awaitable[T]],
         *,
+        on_error: OnError = "raise",
         grace: float | None = None,
         on_overrun: OnOverrun = "log",
     ) -> T:
         """Do this work as the leader, anew after each lost leadership, until it returns of itself; then hand
-        over and return its result. The work may so be done more than once. `lead.lost` tells it of a loss."""
+        over and return its result. The work may so be done more than once. `lead.lost` tells it of a loss.
+
+        What the work raises hands the leadership over, and is raised here, which ends the candidacy: whoever
+        starts this as a task must look at it. With `on_error="restart"` it is logged instead, and this
+        process contends again after a pause, which doubles from one second to a minute as long as the work
+        fails."""
+        pauses = Pauses(self.name)
         while True:
             try:
                 async with self.leadership(grace=grace, on_overrun=on_overrun) as lead:
-                    return await work(lead)
+                    with pauses.after(on_error):
+                        return await work(lead)
             except LeadershipLost as lost:
                 if lost.reason is Loss.STOPPED:
                     raise
                 log.info("%s", lost)
+            await asyncio.sleep(pauses.next())
 
     @overload
     def leader_only(

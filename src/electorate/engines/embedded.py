@@ -12,34 +12,47 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from electorate.election import NOTHING, Election, Guarantees, LeaderView, Position, Tenure
 from electorate.engines.url import URL, shown
 from electorate.errors import UserError
-from electorate.leadership import Loss, Timekeeper
+from electorate.leadership import STOP_TIMEOUT, LeadershipLost, Loss, Timekeeper
+from electorate.runtime import fork
+from electorate.runtime.clock import now
 from electorate.runtime.config import Config, Keywords, complaints_about_metadata, configure
 from electorate.runtime.control import control
 from electorate.runtime.host import Host
+from electorate.runtime.reasons import never_leads, not_handed_over, not_leading, who_leads
 from electorate.runtime.telemetry import trace_elections
 from electorate.web import serving
 
 log = logging.getLogger("electorate")
 
 
+class Awaited(NamedTuple):
+    """A view that somebody waits for, or the end of a transfer to this heir."""
+
+    wanted: Callable[[LeaderView], bool]
+    heir: str | None
+    came: asyncio.Future[LeaderView]
+
+
 class EmbeddedElection(Election):
     """An election of an embedded node."""
 
     def __init__(self, node: Node, name: str) -> None:
-        super().__init__(name, node.timekeeper, node.config.timing.lease / 4)
+        timing = node.config.timing
+        super().__init__(name, node.timekeeper, timing.lease / 4, timing.safe_lease - timing.beat)
         self.node = node
         self._position: Position = 0
         self._polling: asyncio.Task[None] | None = None
         self._yielding = False
+        self._awaited: list[Awaited] = []
 
     @property
     def guarantees(self) -> Guarantees:
@@ -108,12 +121,35 @@ class EmbeddedElection(Election):
     def yielding(self) -> bool:
         return self._yielding
 
+    @property
+    def forked(self) -> bool:
+        return self.node.forked
+
+    def check_here(self) -> None:
+        self.node.check_here()
+
+    def check_may_lead(self) -> None:
+        self.check_here()
+        if self.node.started and (reason := never_leads(self.node.host)):
+            raise ValueError(f"'{self.name}' cannot be won: {reason}")
+
+    def obstacle(self) -> str:
+        return not_leading(self.node.host, self.name) if self.node.started else f"{self.node} is not started"
+
     def contend(self) -> None:
+        self.check_here()
         self.contends = True
         if self.node.started:
             self.node.host.contend(self.name)
+            if self.node.host.view(self.name) is None:
+                self.contends = False
+                raise ValueError(
+                    f"there is no room for an election '{self.name}': node {self.node.id} holds"
+                    f" {len(self.node.host.node.elections)} (max_elections)"
+                )
 
     def withdraw(self) -> None:
+        self.check_here()
         self.contends = False
         if self.node.started:
             self.node.host.withdraw(self.name)
@@ -125,19 +161,88 @@ class EmbeddedElection(Election):
         if self.node.started:
             self.node.host.vacate(self.name)
 
-    async def resign(self) -> None:
-        if not self.is_leader:
-            raise ValueError(f"node {self.node.id} does not lead '{self.name}'")
-        self.wished = True
-        self.node.host.resign(self.name)
-        while self.view.role == "leader":
-            await asyncio.wait([self.change()])
+    def freeze(self, seconds: float) -> None:
+        self.check_here()
+        if not self.node.started:
+            raise RuntimeError(f"{self.node} is not started: use it in a `with`")
+        self.node.host.freeze(self.name, seconds)
 
-    async def transfer(self, to: str, *, force: bool = False) -> LeaderView:
+    async def resign(self, *, seconds: float = 0.0, timeout: float | None = None) -> None:
+        self.check_leads()
+        timeout = self.time_for_wishes if timeout is None else timeout
         self.wished = True
-        with self.node.host.transferring(self.name, to, force) as led:
-            await asyncio.wait_for(led, 4 * self.node.config.timing.lease)
-        return self.view
+        try:
+            self.node.host.resign(self.name, seconds)
+            async with asyncio.timeout(timeout):
+                await self.seen(lambda view: view.role != "leader")
+        except TimeoutError:
+            raise TimeoutError(
+                f"'{self.name}' was not given up within {timeout:g} s:"
+                f" {not_handed_over(self.node.host, self.name)}"
+            ) from None
+
+    async def transfer(self, to: str, *, force: bool = False, timeout: float | None = None) -> LeaderView:
+        self.check_leads()
+        timeout = self.time_for_wishes if timeout is None else timeout
+        led = self.seen(lambda view: view.id == to, heir=to)
+        self.wished = True
+        try:
+            self.node.host.transfer(self.name, to, force)
+            async with asyncio.timeout(timeout):
+                return await led
+        except TimeoutError:
+            raise TimeoutError(
+                f"'{self.name}' was not handed over to {to} within {timeout:g} s:"
+                f" {not_handed_over(self.node.host, self.name, to)}"
+            ) from None
+        finally:
+            led.cancel()
+            self.wished = self.wished and self._yielding
+
+    @property
+    def time_for_wishes(self) -> float:
+        """Seconds: unless the user says otherwise."""
+        return 4 * self.node.config.timing.lease
+
+    def check_leads(self) -> None:
+        self.check_here()
+        if not self.node.started:
+            raise RuntimeError(f"{self.node} is not started: use it in a `with`")
+        if self.view.role != "leader":
+            raise ValueError(
+                f"node {self.node.id} does not lead '{self.name}': {who_leads(self.node.host, self.name)}"
+            )
+
+    def seen(
+        self, wanted: Callable[[LeaderView], bool], heir: str | None = None
+    ) -> asyncio.Future[LeaderView]:
+        """The first view that is as wanted, be it for an instant that whoever looks now and then would miss.
+        Raises `ValueError`, and says why, if a transfer to this heir comes to nothing."""
+        came: asyncio.Future[LeaderView] = asyncio.get_running_loop().create_future()
+        if wanted(self.view):
+            came.set_result(self.view)
+        else:
+            self._awaited.append(Awaited(wanted, heir, came))
+        return came
+
+    def lapsed(self, reason: str) -> None:
+        """A transfer has come to nothing."""
+        for awaited in self._awaited:
+            if awaited.heir is not None and not awaited.came.done():
+                awaited.came.set_exception(
+                    ValueError(f"'{self.name}' was not handed over to {awaited.heir}: {reason}")
+                )
+        self.changed()
+
+    async def handed_over(self) -> None:
+        deadline = now() + 2 * self.node.config.timing.lease
+        while self.waits_for_heir and (left := deadline - now()) > 0:
+            await asyncio.wait([self.change()], timeout=left)
+
+    @property
+    def waits_for_heir(self) -> bool:
+        leading = self.node.host.node.leading.get(self.name) if self.node.started else None
+        return leading is not None and leading.intended is not None and now() < leading.intended[1]
 
     def refresh(self) -> None:
         """See what the node knows now."""
@@ -146,14 +251,21 @@ class EmbeddedElection(Election):
             return
         self._yielding = view.yielding
         known = self.node.host.leader(self.name)
+        reign = self.node.host.figures.reigns.get(self.name)
         self.view = LeaderView(
             self.name,
             known.id if known else None,
             known.address if known else None,
             view.term,
-            known.metadata if known else NOTHING,
-            view.role.value,
+            metadata=known.metadata if known else NOTHING,
+            role=view.role.value,
+            since=reign.since if known and reign else None,
+            changes=reign.changes if reign else 0,
         )
+        for awaited in self._awaited:
+            if not awaited.came.done() and awaited.wanted(self.view):
+                awaited.came.set_result(self.view)
+        self._awaited = [awaited for awaited in self._awaited if not awaited.came.done()]
         self.changed()
 
     def end(self, reason: Loss) -> None:
@@ -164,6 +276,9 @@ class EmbeddedElection(Election):
     def close(self) -> None:
         if self._polling:
             self._polling.cancel()
+        for awaited in self._awaited:
+            if not awaited.came.done():
+                awaited.came.set_exception(LeadershipLost(self.name, self.view.term, Loss.STOPPED))
         super().close()
 
 
@@ -178,9 +293,11 @@ class Node:
     `metadata` is a small dictionary that other members learn.
 
     On entering, it listens and connects; it contends for nothing yet. On leaving, it tells all work that
-    rests on its leaderships to end, hands them over, and closes. If the process would die of SIGTERM, it
-    leaves properly first, with exit code 143 (`handle_sigterm=False`: not so). A child that is forked off
-    leads nothing, and holds none of the node's connections.
+    rests on its leaderships to end, hands them over, and closes. A node is used once. If the process would
+    die of SIGTERM, it leaves properly first, with exit code 143 (`handle_sigterm=False`: not so). Work that
+    has not ended `stop_timeout` seconds after that is logged, and ends with the process, with code 70
+    (without SIGTERM only where `on_overrun="exit"`). A child that is forked off leads nothing, and holds none
+    of the node's connections.
 
     Raises `UserError` for what the configuration or the machine does not allow.
     """
@@ -196,6 +313,7 @@ class Node:
         new_members: bool = False,
         metadata: Mapping[str, str] | None = None,
         handle_sigterm: bool = True,
+        stop_timeout: float = STOP_TIMEOUT,
         **settings: Unpack[Keywords],
     ) -> None:
         self.config = configure(config, settings)
@@ -211,13 +329,18 @@ class Node:
         self.new_members = new_members
         self.metadata = metadata
         self.handle_sigterm = handle_sigterm
+        self.stop_timeout = stop_timeout
         self.timekeeper = Timekeeper()
         self.elections: dict[str, EmbeddedElection] = {}
         self.host: Host
         self.started = False
         self._around = AsyncExitStack()
         """What lets the node be asked, on this machine and over HTTP."""
-        self._terminated = False
+        self.used = False
+        self.terminated = False
+        """SIGTERM has come: this process is to end."""
+        self._insisting: asyncio.TimerHandle | None = None
+        self._leaving = False
         if id not in self.config.nodes:
             raise UserError(f"node '{id}' is not in the cluster file; it has {', '.join(self.config.nodes)}")
 
@@ -233,8 +356,27 @@ class Node:
                 self.elections[name].refresh()
         return self.elections[name]
 
+    @property
+    def forked(self) -> bool:
+        """This process was forked off the one that is this node."""
+        return self.started and self.host.forked
+
+    def check_here(self) -> None:
+        if self.forked:
+            raise RuntimeError(
+                f"process {os.getpid()} was forked off node {self.id} and is not that node: it leads nothing"
+                " and knows nothing; start nodes after the fork"
+            )
+
+    def check_unused(self) -> None:
+        self.check_here()
+        if self.used:
+            state = "runs already" if self.started else "has been stopped"
+            raise RuntimeError(f"node {self.id} {state}: a node is used once, make another")
+
     async def start(self) -> None:
         """Listen, connect, and take part. Raises `UserError`."""
+        self.check_unused()
         host = Host(
             self.config,
             self.id,
@@ -245,11 +387,11 @@ class Node:
             metadata=self.metadata,
             contends=(),
         )
-        host.observe(self._observe, "view", "stalled", "failed")
+        host.observe(self._observe, "view", "stalled", "failed", "lapsed")
         trace_elections(host)
         await host.start()
         self.host = host
-        self.started = True
+        self.started = self.used = True
         try:
             await self._around.enter_async_context(control(host))
             await self._around.enter_async_context(serving(host))
@@ -265,20 +407,36 @@ class Node:
             election.refresh()
 
     async def stop(self) -> None:
-        """End the work that rests on leaderships of this node, hand them over, close."""
+        """End the work that rests on leaderships of this node, hand them over, close. Work has `stop_timeout`
+        seconds to end, the rest takes a few leases at most."""
+        self.check_here()
         if not self.started:
             return
         for election in self.elections.values():
             election.end(Loss.STOPPED)
+        await self._work_ended()
         for election in self.elections.values():
-            while election.leaderships:
-                await asyncio.wait([election.change()])
+            await election.handed_over()
         await self.host.stop()
         await self._around.aclose()
         self.started = False
         for election in self.elections.values():
             election.close()
         self.timekeeper.close()
+
+    async def _work_ended(self) -> None:
+        deadline = now() + self.stop_timeout
+        working = self._working()
+        while working and (left := deadline - now()) > 0:
+            await asyncio.wait([working[0].change()], timeout=left)
+            working = self._working()
+        for election in working:
+            for leadership in tuple(election.leaderships):
+                leadership.overrun("its node stops", end=self.terminated)
+            election.vacate()
+
+    def _working(self) -> list[EmbeddedElection]:
+        return [election for election in self.elections.values() if election.leaderships]
 
     async def __aenter__(self) -> Node:
         await self.start()
@@ -289,8 +447,20 @@ class Node:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.stop()
-        if self._terminated:
+        if self.forked:
+            return
+        self._leaving = True
+        if self._insisting:
+            self._insisting.cancel()
+        try:
+            await self.stop()
+        except asyncio.CancelledError:
+            if not self.terminated:
+                raise
+            await self.stop()  # the cancellation was that of SIGTERM, and came late
+        finally:
+            self._forget_sigterm()
+        if self.terminated:
             raise SystemExit(128 + signal.SIGTERM)
 
     def _heed_sigterm(self) -> None:
@@ -303,15 +473,34 @@ class Node:
         loop = asyncio.get_running_loop()
 
         def terminate() -> None:
-            loop.remove_signal_handler(signal.SIGTERM)
-            self._terminated = True
-            task.cancel()
+            self._forget_sigterm()
+            self.terminated = True
+            if not self._leaving:
+                self._insisting = loop.call_later(self.stop_timeout, self.insist)
+                task.cancel()
 
         loop.add_signal_handler(signal.SIGTERM, terminate)
+        fork.heeded.add(self)
+
+    def _forget_sigterm(self) -> None:
+        """From now on SIGTERM does again what it did before."""
+        if self in fork.heeded:
+            fork.heeded.discard(self)
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+
+    def insist(self) -> None:
+        """SIGTERM has come, and after `stop_timeout` this node has not been left."""
+        for election in self._working():
+            for leadership in tuple(election.leaderships):
+                leadership.overrun("SIGTERM has come", end=True)
+        log.error("SIGTERM has come, and node %s has not been left in %g s", self.id, self.stop_timeout)
+        os._exit(128 + signal.SIGTERM)
 
     def _observe(self, kind: str, what: dict[str, Any]) -> None:
         if kind == "view" and what["election"] in self.elections and self.started:
             self.elections[what["election"]].refresh()
+        elif kind == "lapsed" and what["election"] in self.elections:
+            self.elections[what["election"]].lapsed(what["reason"])
         elif kind in ("stalled", "failed"):
             for election in self.elections.values():
                 if election.leaderships:

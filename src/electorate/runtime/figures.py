@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import Counter
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from electorate.core.model import NodeId, Role, View
+from electorate.core.model import NodeId, Role, Term, View
 
 Refusal = Literal[
     "certificate",
@@ -40,6 +41,17 @@ class Histogram:
         self.total += seconds
 
 
+class Reign(NamedTuple):
+    """A leadership, of whomever, as this node has seen it."""
+
+    leader: NodeId
+    term: Term
+    since: float
+    """When this node learnt of it, in seconds since 1970: for people, nothing rests on it."""
+    changes: int
+    """How many leaderships it has seen begin after the first."""
+
+
 class Figures:
     """The figures of one host since it was made."""
 
@@ -62,8 +74,8 @@ class Figures:
         self.unanswered: set[NodeId] = set()
         self.roles: dict[str, Role] = {}
         self.candidate_since: dict[str, float] = {}
-        self.led: set[str] = set()
-        """The elections of which a leader has been known."""
+        self.reigns: dict[str, Reign] = {}
+        """The newest leadership of each election that has had one."""
         self.leaderless_since: dict[str, float] = {}
 
     def changed(self, view: View, at: float) -> None:
@@ -75,13 +87,18 @@ class Figures:
         if view.role is Role.CANDIDATE:
             self.candidate_since.setdefault(name, at)
         if view.leader is not None:
-            self.led.add(name)
+            self.crown(name, view.leader, view.term)
             if (since := self.candidate_since.pop(name, None)) is not None:
                 self.election_time.add(at - since)
             if (since := self.leaderless_since.pop(name, None)) is not None:
                 self.failover_time.add(at - since)
-        elif name in self.led:
+        elif name in self.reigns:
             self.leaderless_since.setdefault(name, at)
+
+    def crown(self, election: str, leader: NodeId, term: Term) -> None:
+        last = self.reigns.get(election)
+        if last is None or (last.leader, last.term) != (leader, term):
+            self.reigns[election] = Reign(leader, term, time.time(), last.changes + 1 if last else 0)
 
     def count(self, role: Role, was: Role | None) -> None:
         if role is Role.CANDIDATE:

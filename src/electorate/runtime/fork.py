@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import TYPE_CHECKING
+import signal
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 if TYPE_CHECKING:
@@ -16,13 +17,17 @@ if TYPE_CHECKING:
 
 running: WeakSet[Host] = WeakSet()
 
+heeded: WeakSet[Any] = WeakSet()
+"""Who has set a handler for SIGTERM. In a child it would wake the loop of its parent: there the signal does
+again what it did before."""
+
 
 def let_go() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for host in tuple(running):
         if host.node.leading:
             host.log.warning("process %d was forked off node %s: it does not lead", os.getpid(), host.id)
-        host.stopping = True
+        host.stopping = host.forked = True
         host.node.leading.clear()
         host.node.tenures.clear()
         for descriptor in host.descriptors():
@@ -30,6 +35,10 @@ def let_go() -> None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(host.store.database))
     os.close(null)
     running.clear()
+    if heeded:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        heeded.clear()
 
 
 os.register_at_fork(after_in_child=let_go)

@@ -45,11 +45,12 @@ from electorate.core.model import (
 from electorate.core.node import Node
 from electorate.core.outbox import Outbox
 from electorate.errors import UserError
-from electorate.runtime import fork
+from electorate.runtime import fork, wishes
 from electorate.runtime.clock import now
 from electorate.runtime.config import Config
 from electorate.runtime.figures import Figures, Refusal
 from electorate.runtime.link import Incoming, Link
+from electorate.runtime.reasons import who_leads
 from electorate.runtime.secret import Secret
 from electorate.runtime.store import Conditions, Disk, Store, remedy
 from electorate.runtime.timers import Timers
@@ -155,6 +156,9 @@ class Host:
         self.leases: dict[str, tuple[Term, float]] = {}
         self.shown: dict[str, tuple[NodeId | None, Term]] = {}
         """The leader of each election that the log has told of last."""
+        self.wishes = wishes.Wishes(self.do_contend, self.do_withdraw)
+        self.forked = False
+        """This process was forked off the one that is this node."""
         self.handing_over: set[str] = set()
         self.handed: asyncio.Future[None]
         self.loop: asyncio.AbstractEventLoop
@@ -237,13 +241,14 @@ class Host:
         self.do(self.node.start(now()))
         self.forget_longer_lease()
         if self.node.kind == "voter":
-            for election in self.contends:
-                self.do(self.node.contend(now(), election))
+            for election in (*self.contends, *self.wishes.contends):
+                self.contend(election)
 
     async def stop(self) -> None:
         """Resign, say so, close. Safe to call twice."""
         if self.stopping:
             return
+        self.wishes.close()
         led = tuple(self.node.leading)
         for election in tuple(self.node.elections):
             self.do(self.node.withdraw(now(), election))
@@ -324,13 +329,30 @@ class Host:
     # --- wishes and questions --------------------------------------------------------------------
 
     def contend(self, election: str) -> None:
-        self.do(self.node.contend(now(), election))
+        self.wishes.contend(election)
 
     def withdraw(self, election: str) -> None:
+        self.wishes.withdraw(election)
+
+    def do_contend(self, election: str) -> None:
+        self.do(self.node.contend(now(), election))
+
+    def do_withdraw(self, election: str) -> None:
         self.do(self.node.withdraw(now(), election))
 
-    def resign(self, election: str) -> None:
+    def freeze(self, election: str, seconds: float) -> None:
+        """Do not contend for so long; 0 ends that. Raises `ValueError` if this node leads."""
+        if election in self.node.leading:
+            raise ValueError(f"node {self.id} leads '{election}': let it resign for so many seconds")
+        self.wishes.freeze(election, seconds)
+
+    def resign(self, election: str, seconds: float = 0.0) -> None:
+        """Let another lead, and do not contend for so long. Raises `ValueError` if `seconds` is no such
+        number."""
+        wishes.check(seconds)
         self.do(self.node.resign(now(), election))
+        if seconds:
+            self.wishes.freeze(election, seconds)
 
     def transfer(self, election: str, to: NodeId, force: bool = False) -> None:
         """Hand the leadership over, now or as soon as the heir follows with data as fresh as mine (or by
@@ -339,7 +361,7 @@ class Host:
             raise ValueError(f"node '{to}' is not in the cluster file; it has {', '.join(self.config.nodes)}")
         leading = self.node.leading.get(election)
         if leading is None:
-            raise ValueError(f"node {self.id} does not lead '{election}'")
+            raise ValueError(f"node {self.id} does not lead '{election}': {who_leads(self, election)}")
         if to != self.id and not leading.may_inherit(to):
             raise ValueError(f"node {to} may not lead, or does not contend")
         self.do(self.node.transfer(now(), election, to, force))
@@ -842,12 +864,15 @@ class Host:
 
     def standing(self, view: View) -> dict[str, Any]:
         """What this node knows of one election."""
+        reign = self.figures.reigns.get(view.election)
         return {
             "election": view.election,
             "role": view.role,
             "leader": view.leader,
             "term": view.term,
             "lease_left": round(self.lease_left(view.election), 4),
+            "since": round(reign.since, 3) if reign and view.leader else None,
+            "changes": reign.changes if reign else 0,
         }
 
     def status(self) -> dict[str, Any]:
