@@ -6,11 +6,8 @@ import asyncio
 import logging
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +15,8 @@ import pytest
 
 from electorate import LeadershipLost, Loss, Node, UserError, connect
 from electorate.engines.embedded import EmbeddedElection
-from tests.api_nodes import LEASE, Log, Maker, nodes
+from tests.api_nodes import LEASE, Log, cluster, nodes, program
 from tests.runtime_hosts import in_loop, until
-
-Elections = dict[str, EmbeddedElection]
-
-
-@asynccontextmanager
-async def cluster(directory: Path, ids: str = "abc", **settings: Any) -> AsyncIterator[Elections]:
-    """The election "main" on each of these nodes, all connected."""
-    with nodes(directory, ids, **settings) as make:
-        async with AsyncExitStack() as stack:
-            made = [await stack.enter_async_context(make(id)) for id in ids]
-            await until(lambda: all(link.connected for node in made for link in node.host.links.values()))
-            yield {node.id: node.election() for node in made}
 
 
 @in_loop
@@ -528,31 +513,6 @@ def test_no_complaint_about_a_url_tells_its_password(url: str) -> None:
 
 
 # --- other processes --------------------------------------------------------------------------------
-
-PROGRAM = """
-import asyncio, os, sys, time
-from electorate import Node
-
-async def main():
-    async with Node(sys.argv[1], nodes=dict(n.split("=") for n in sys.argv[2].split(",")), data=sys.argv[3],
-                    lease=float(sys.argv[4]), beat=0.1) as node:
-        election = node.election()
-        async with election.leadership(on_overrun="exit") as lead:
-            print("leads", flush=True)
-            {body}
-
-asyncio.run(main())
-"""
-
-
-def program(make: Maker, id: str, body: str, lease: str = "1.0") -> subprocess.Popen[str]:
-    """A process of its own that leads, and then does this."""
-    place = ",".join(f"{id}={address}" for id, address in make.addresses.items())
-    source = PROGRAM.format(body=body)
-    arguments = [sys.executable, "-W", "ignore", "-c", source, id, place, str(make.directory / id), lease]
-    return subprocess.Popen(
-        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
 
 
 @in_loop

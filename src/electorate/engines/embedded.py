@@ -130,11 +130,13 @@ class EmbeddedElection(Election):
 
     def check_may_lead(self) -> None:
         self.check_here()
+        if not (self.node.started or self.closed):
+            raise RuntimeError(f"node {self.node.id} is not started: use it in a `with`")
         if self.node.started and (reason := never_leads(self.node.host)):
             raise ValueError(f"'{self.name}' cannot be won: {reason}")
 
     def obstacle(self) -> str:
-        return not_leading(self.node.host, self.name) if self.node.started else f"{self.node} is not started"
+        return not_leading(self.node.host, self.name) if self.node.started else f"node {self.node.id} does not run"
 
     def contend(self) -> None:
         self.check_here()
@@ -145,7 +147,7 @@ class EmbeddedElection(Election):
                 self.contends = False
                 raise ValueError(
                     f"there is no room for an election '{self.name}': node {self.node.id} holds"
-                    f" {len(self.node.host.node.elections)} (max_elections)"
+                    f" {len(self.node.host.node.elections)} already, and takes no more"
                 )
 
     def withdraw(self) -> None:
@@ -164,7 +166,7 @@ class EmbeddedElection(Election):
     def freeze(self, seconds: float) -> None:
         self.check_here()
         if not self.node.started:
-            raise RuntimeError(f"{self.node} is not started: use it in a `with`")
+            raise RuntimeError(f"node {self.node.id} is not started: use it in a `with`")
         self.node.host.freeze(self.name, seconds)
 
     async def resign(self, *, seconds: float = 0.0, timeout: float | None = None) -> None:
@@ -207,7 +209,7 @@ class EmbeddedElection(Election):
     def check_leads(self) -> None:
         self.check_here()
         if not self.node.started:
-            raise RuntimeError(f"{self.node} is not started: use it in a `with`")
+            raise RuntimeError(f"node {self.node.id} is not started: use it in a `with`")
         if self.view.role != "leader":
             raise ValueError(
                 f"node {self.node.id} does not lead '{self.name}': {who_leads(self.node.host, self.name)}"
@@ -354,6 +356,8 @@ class Node:
             self.elections[name] = EmbeddedElection(self, name)
             if self.started:
                 self.elections[name].refresh()
+            elif self.used:
+                self.elections[name].close()
         return self.elections[name]
 
     @property
