@@ -231,9 +231,9 @@ async def test_who_can_never_lead_does_not_wait(tmp_path: Path) -> None:
 async def test_there_may_be_no_room_for_another_election(tmp_path: Path) -> None:
     with nodes(tmp_path, "a") as make:
         async with make("a") as node:
-            node.host.node.settings = replace(node.host.node.settings, max_elections=2)
+            node.host.node.settings = replace(node.host.node.settings, max_elections=1)
             node.election("one").contend()
-            with pytest.raises(ValueError, match="no room for an election 'two': node a holds 2"):
+            with pytest.raises(ValueError, match="no room for an election 'two': node a holds 1 already"):
                 await enter(node.election("two").leadership())
 
 

@@ -136,7 +136,11 @@ class EmbeddedElection(Election):
             raise ValueError(f"'{self.name}' cannot be won: {reason}")
 
     def obstacle(self) -> str:
-        return not_leading(self.node.host, self.name) if self.node.started else f"node {self.node.id} does not run"
+        return (
+            not_leading(self.node.host, self.name)
+            if self.node.started
+            else f"node {self.node.id} does not run"
+        )
 
     def contend(self) -> None:
         self.check_here()
