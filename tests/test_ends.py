@@ -1,0 +1,257 @@
+"""How a node is left: by signals, in forked children, and by a body that does not want to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from electorate import LeadershipLost, Loss
+from electorate.engines.embedded import EmbeddedElection
+from tests.api_nodes import nodes, program
+from tests.runtime_hosts import in_loop, until
+
+BOUND = 30.0
+
+
+async def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return await asyncio.to_thread(process.stdout.readline)
+
+
+# --- forked children --------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_a_signal_to_a_forked_child_is_for_the_child(tmp_path: Path) -> None:
+    body = """
+            child = os.fork()
+            if child == 0:
+                time.sleep(60)
+                os._exit(0)
+            print(child, flush=True)
+            import multiprocessing
+            pool = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            pool.start()
+            _, status = await asyncio.to_thread(os.waitpid, child, 0)
+            pool.terminate()
+            await asyncio.to_thread(pool.join)
+            await asyncio.sleep(0)
+            lead.check()
+            print(os.waitstatus_to_exitcode(status), pool.exitcode, election.is_leader, flush=True)
+            await asyncio.Event().wait()"""
+    with nodes(tmp_path, "a") as make, program(make, "a", body) as process:
+        assert await line(process) == "leads\n"
+        os.kill(int(await line(process)), signal.SIGTERM)
+        assert await line(process) == "-15 -15 True\n"
+        process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(process.communicate)
+        assert process.returncode == 128 + signal.SIGTERM
+
+
+@in_loop
+async def test_in_a_forked_child_everything_says_so(tmp_path: Path) -> None:
+    body = """
+            child = os.fork()
+            if child == 0:
+                async def watch():
+                    async for view in election.watch():
+                        pass
+                async def enter():
+                    async with election.leadership():
+                        pass
+                async def leader():
+                    return election.leader
+                calls = [enter, watch, leader, election.resign, node.stop, node.start]
+                calls.append(lambda: election.transfer("b"))
+                for call in calls:
+                    try:
+                        asyncio.run(call())
+                    except RuntimeError as error:
+                        print("was forked off node a and is not that node" in str(error), flush=True)
+                for wish in (election.contend, election.withdraw, lambda: election.freeze(1)):
+                    try:
+                        wish()
+                    except RuntimeError as error:
+                        print("was forked off node a and is not that node" in str(error), flush=True)
+                print(election.is_leader, lead.remaining(), flush=True)
+                os._exit(0)
+            await asyncio.Event().wait()"""
+    with nodes(tmp_path, "a") as make, program(make, "a", body) as process:
+        assert [await line(process) for _ in range(12)] == ["leads\n", *["True\n"] * 10, "False 0.0\n"]
+        process.kill()
+
+
+@in_loop
+async def test_a_child_may_unwind_what_its_parent_has_entered(tmp_path: Path) -> None:
+    body = """
+            child = os.fork()
+            if child == 0:
+                break_out = lead.__aexit__(None, None, None)
+                leave = node.__aexit__(None, None, None)
+                for unwinding in (break_out, leave):
+                    try:
+                        unwinding.send(None)
+                    except StopIteration:
+                        print("left", flush=True)
+                os._exit(0)
+            await asyncio.to_thread(os.waitpid, child, 0)
+            print(election.is_leader, flush=True)
+            await asyncio.Event().wait()"""
+    with nodes(tmp_path, "a") as make, program(make, "a", body) as process:
+        assert [await line(process) for _ in range(4)] == ["leads\n", "left\n", "left\n", "True\n"]
+        process.kill()
+
+
+# --- SIGTERM ----------------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_the_handler_is_there_as_long_as_the_node(tmp_path: Path) -> None:
+    with nodes(tmp_path, "ab") as make:
+        async with make("a", handle_sigterm=True):
+            taken = signal.getsignal(signal.SIGTERM)
+            assert taken is not signal.SIG_DFL
+            async with make("b", handle_sigterm=True):
+                pass
+            assert signal.getsignal(signal.SIGTERM) is taken, "it is not that of b"
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            async with make("a", handle_sigterm=True, data=tmp_path / "other"):
+                assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+IGNORANT = """
+            while True:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    print("not yet", flush=True)"""
+
+BESIDE = """
+            async def ignore():
+                async with node.election("another").leadership():
+                    print("leads another", flush=True)
+                    while True:
+                        try:
+                            await asyncio.Event().wait()
+                        except asyncio.CancelledError:
+                            print("not yet", flush=True)
+            ignoring = asyncio.create_task(ignore())
+            await asyncio.Event().wait()"""
+
+
+@pytest.mark.parametrize("body", [IGNORANT, BESIDE])
+@in_loop
+async def test_work_that_ignores_its_end_does_not_keep_the_process_from_it(tmp_path: Path, body: str) -> None:
+    """SIGTERM leaves it so many seconds, and nobody else leads before the process has ended."""
+    name = "main" if body is IGNORANT else "another"
+    with nodes(tmp_path) as make:
+        async with make("b") as other, make("c"):
+            with program(make, "a", body, stop_timeout="0.5") as process:
+                assert await line(process) == "leads\n"
+                if body is BESIDE:
+                    assert await line(process) == "leads another\n"
+                process.send_signal(signal.SIGTERM)
+                assert await line(process) == "not yet\n"
+                async with other.election(name).leadership():
+                    assert process.poll() is not None
+                _, complaint = await asyncio.to_thread(process.communicate)
+                assert process.returncode == 70
+                assert f"the work for '{name}'" in complaint
+
+
+PATIENT = """
+import asyncio, sys
+from electorate import Node
+
+async def main():
+    async with Node("a", nodes={"a": sys.argv[1]}, data=sys.argv[2], stop_timeout=0.3):
+        print("runs", flush=True)
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass
+
+asyncio.run(main())
+"""
+
+
+def test_without_work_too_a_node_that_is_not_left_ends_by_sigterm(tmp_path: Path) -> None:
+    with nodes(tmp_path, "a") as make:
+        arguments = [sys.executable, "-c", PATIENT, make.addresses["a"], str(tmp_path / "a")]
+        with subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout and process.stdout.readline() == "runs\n"
+            process.send_signal(signal.SIGTERM)
+            _, complaint = process.communicate(timeout=BOUND)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "node a has not been left in 0.3 s" in complaint
+
+
+# --- stop -------------------------------------------------------------------------------------------
+
+
+async def ignore(election: EmbeddedElection, may_end: asyncio.Event) -> None:
+    async with election.leadership():
+        while not may_end.is_set():
+            try:
+                await may_end.wait()
+            except asyncio.CancelledError:
+                continue
+
+
+@in_loop
+async def test_a_stop_ends_though_work_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with nodes(tmp_path) as make:
+        async with make("b") as other, make("c"):
+            other.election().contend()
+            await until(lambda: other.election().is_leader)
+            may_end = asyncio.Event()
+            node = make("a", stop_timeout=0.2)
+            await node.start()
+            ignoring = asyncio.create_task(ignore(node.election(), may_end))
+            await until(lambda: "a" in other.host.node.leading["main"].contenders)
+            await other.election().transfer("a")
+            await until(lambda: node.election().leaderships)
+            await node.stop()
+            assert "the work for 'main' in term 2 goes on though its node stops" in caplog.text
+            await until(lambda: other.election().is_leader)
+            may_end.set()
+            with pytest.raises(LeadershipLost) as lost:
+                await ignoring
+            assert lost.value.reason is Loss.STOPPED
+
+
+@in_loop
+async def test_who_waits_is_told_when_the_node_stops(tmp_path: Path) -> None:
+    with nodes(tmp_path, "a") as make:
+        may_end = asyncio.Event()
+        async with make("a", stop_timeout=0.1) as node:
+            election = node.election()
+            first = asyncio.create_task(ignore(election, may_end))
+            await until(lambda: election.leaderships)
+            waiting = [asyncio.create_task(lead(election)) for _ in range(3)]
+            await until(lambda: len(election.turns.waiting) == 3)
+        for one in waiting:
+            with pytest.raises(LeadershipLost, match="its node stopped"):
+                await one
+        may_end.set()
+        with pytest.raises(LeadershipLost):
+            await first
+
+
+async def lead(election: EmbeddedElection) -> None:
+    async with election.leadership():
+        raise AssertionError("never reached")
