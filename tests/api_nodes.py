@@ -32,7 +32,7 @@ class Maker:
         return {"nodes": self.addresses, "data": self.directory / id, **self.settings}
 
     def __call__(self, id: str, **settings: Any) -> Node:
-        return Node(id, handle_sigterm=False, **(self.arguments(id) | settings))
+        return Node(id, **({"handle_sigterm": False} | self.arguments(id) | settings))
 
 
 @contextmanager

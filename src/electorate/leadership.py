@@ -47,6 +47,9 @@ OVERRUN = 70
 KILL, ALARM = 0.75, 0.5
 """The shares of `grace`, before the end of a lease, at which commands are killed, and work has overrun."""
 
+TELLING = 1.0
+"""Seconds at most that a log may take."""
+
 STOP_TIMEOUT = 10.0
 """Seconds that work may take to end when that is not urgent."""
 
@@ -372,7 +375,7 @@ class Leadership:
         self.overran = True
         telling = threading.Thread(target=self.tell_overrun, args=(why,), daemon=True)
         telling.start()
-        telling.join(self.remaining() / 2)
+        telling.join(min(self.remaining() / 2, TELLING))
         if end or self.on_overrun == "exit":
             self.kill()
             os._exit(OVERRUN)
