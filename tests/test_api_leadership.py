@@ -93,7 +93,7 @@ async def test_a_transfer_to_one_that_does_not_catch_up_says_how_far_behind_it_i
         of["b"].contend()
         await until(lambda: "b" in of["a"].node.host.node.leading["main"].contenders)
         with pytest.raises(
-            ValueError, match="not handed over to b: node b is behind: its position is 3, .* 7"
+            ValueError, match=r"not handed over to b: node b is behind: its position is 3, .* 7"
         ):
             await of["a"].transfer("b")
         assert of["a"].is_leader and not of["a"].wished

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 import pytest
 
 from electorate import LeadershipLost, Loss, UserError
+from electorate.leadership import Pauses
 from electorate.sync import Election, Node
 from tests.api_nodes import Log, nodes
 from tests.runtime_hosts import until
@@ -175,29 +179,372 @@ def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
                 Node("a", **make.arguments("a") | {"data": tmp_path / "other"}).start()
 
 
+# --- waiting, and being told ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """`interrupt` raises an exception in the main thread, as a signal handler does."""
+
+    def raise_it(number: int, frame: object) -> None:
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGUSR1, raise_it)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+def interrupt() -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+
+def until_true(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + BOUND
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_who_is_interrupted_while_waiting_waits_no_more(tmp_path: Path) -> None:
+    with nodes(tmp_path, "ab") as make, Node("a", **make.arguments("a")) as node:
+        election = node.election()
+        inner = election._election
+
+        def interrupt_then() -> None:
+            until_true(lambda: inner.contends)
+            interrupt()
+
+        thread = threading.Thread(target=interrupt_then)
+        thread.start()
+        with pytest.raises(InterruptedError), election.leadership():
+            raise AssertionError("never reached")
+        thread.join()
+        until_true(lambda: not inner.contends and not inner.turns.taken)
+        with Node("b", **make.arguments("b")), election.leadership(timeout=BOUND):
+            assert election.is_leader
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_who_is_interrupted_just_as_it_wins_does_not_lead_on(tmp_path: Path) -> None:
+    with cluster(tmp_path, "a") as of:
+        inner = of["a"]._election
+        lead = of["a"].leadership()
+        begin = lead._leadership.begin
+
+        async def begin_and_dawdle(thread: int) -> None:
+            await begin(thread)
+            interrupt()
+            time.sleep(0.2)  # noqa: ASYNC251 (so that it is over when the interruption is heard of)
+
+        lead._leadership.begin = begin_and_dawdle  # type: ignore[method-assign]
+        with pytest.raises(InterruptedError):
+            lead.__enter__()
+        until_true(lambda: not inner.leaderships and not inner.turns.taken)
+        assert lead.term == 1 and not of["a"].is_leader
+
+
+def test_waiting_is_bounded_and_says_why(tmp_path: Path) -> None:
+    with nodes(tmp_path, "ab") as make, Node("a", **make.arguments("a")) as node:
+        why = r"not won within 0.2 s: node a reaches no quorum: not b"
+        with pytest.raises(TimeoutError, match=why), node.election().leadership(timeout=0.2):
+            pass
+
+
+def test_every_waiter_is_told_when_the_node_stops(tmp_path: Path) -> None:
+    """One leads, and does not look at `lost` before it is too late; the others wait for it."""
+    told: Counter[str] = Counter()
+    may_end = threading.Event()
+    with nodes(tmp_path, "a") as make:
+        node = Node("a", **make.arguments("a"), stop_timeout=0.2)
+        with node:
+            election = node.election()
+            inner = election._election
+
+            def lead(name: str) -> None:
+                try:
+                    with election.leadership():
+                        may_end.wait(BOUND)
+                except LeadershipLost as lost:
+                    told[f"{name}: {lost.reason.name}"] += 1
+
+            def watch() -> None:
+                for _ in election.watch():
+                    pass
+                told["watched"] += 1
+
+            first = threading.Thread(target=lead, args=["led"])
+            first.start()
+            until_true(lambda: inner.leaderships)
+            waiting = [threading.Thread(target=lead, args=["waited"]) for _ in range(4)]
+            waiting += [threading.Thread(target=watch) for _ in range(4)]
+            for thread in waiting:
+                thread.start()
+            until_true(lambda: len(inner.turns.waiting) == 4)
+        for thread in waiting:
+            thread.join(BOUND)
+        assert told == {"waited: STOPPED": 4, "watched": 4}
+        may_end.set()
+        first.join(BOUND)
+        assert told["led: STOPPED"] == 1
+        with pytest.raises(RuntimeError, match="node a has been stopped"):
+            election.resign()
+        with pytest.raises(RuntimeError, match="a node is used once"):
+            node.start()
+
+
+def test_run_does_not_go_on_with_a_node_that_has_stopped(tmp_path: Path) -> None:
+    with nodes(tmp_path, "a") as make:
+        ended = list[Loss]()
+        with Node("a", **make.arguments("a")) as node:
+            election = node.election()
+
+            def run() -> None:
+                with pytest.raises(LeadershipLost) as lost:
+                    election.run(lambda lead: lead.lost.wait(BOUND))
+                ended.append(lost.value.reason)
+
+            thread = threading.Thread(target=run)
+            thread.start()
+            until_true(lambda: election._election.leaderships)
+        thread.join(BOUND)
+        assert ended == [Loss.STOPPED]
+
+
+def test_run_begins_work_again_that_fails(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pauses, "FIRST", 0.05)
+    with cluster(tmp_path, "a") as of:
+        terms = list[int]()
+
+        def work(lead: Any) -> str:
+            terms.append(lead.term)
+            if len(terms) < 3:
+                raise OSError("no such queue")
+            return "done"
+
+        assert of["a"].run(work, on_error="restart") == "done"
+        assert terms == [1, 2, 3]
+        assert caplog.text.count("OSError: no such queue") == 2
+        terms.clear()
+        with pytest.raises(OSError, match="no such queue"):
+            of["a"].run(work)
+
+
+# --- the work ---------------------------------------------------------------------------------------
+
+
+def test_what_the_work_raises_is_not_hidden_by_a_loss(tmp_path: Path) -> None:
+    with cluster(tmp_path, "a") as of:
+        with pytest.raises(ZeroDivisionError), of["a"].leadership() as lead:
+            threading.Thread(target=of["a"].resign).start()
+            assert lead.lost.wait(BOUND)
+            raise ZeroDivisionError
+        assert lead.reason is Loss.RESIGNED
+        assert not of["a"].is_leader
+
+
+def test_the_position_is_asked_in_a_thread_of_its_own(tmp_path: Path) -> None:
+    with cluster(tmp_path, "a") as of:
+        threads = list[threading.Thread]()
+
+        def ask() -> int:
+            threads.append(threading.current_thread())
+            return 9
+
+        of["a"].position = ask
+        with of["a"].leadership():
+            assert of["a"].position == 9
+        assert threads and of["a"].node._thread not in threads
+
+
+def test_work_that_overruns_is_shown_where_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def is_here() -> None:
+        until_true(lambda: "goes on though its lease is about to end" in caplog.text)
+
+    with nodes(tmp_path, "ab") as make, Node("a", **make.arguments("a")) as node:
+        other = Node("b", **make.arguments("b"))
+        other.start()
+        with pytest.raises(LeadershipLost), node.election().leadership() as lead:
+            other.stop()
+            assert lead.lost.wait(BOUND)
+            is_here()
+    assert "in is_here" in caplog.text
+
+
+def test_a_command_ends_with_the_leadership(tmp_path: Path) -> None:
+    with cluster(tmp_path, "a") as of:
+        with pytest.raises(LeadershipLost), of["a"].leadership() as lead:
+            assert lead.run("sh", "-c", "exit 3") == 3
+            timer = threading.Timer(0.1, of["a"].resign)
+            timer.start()
+            assert lead.run("sleep", "60") == -signal.SIGTERM
+            assert of["a"].is_leader and lead.lost.is_set()
+        with pytest.raises(LeadershipLost):
+            lead.run("true")
+        timer.join()
+
+
+def test_a_leadership_is_used_once_and_not_within_itself(tmp_path: Path) -> None:
+    with cluster(tmp_path, "a") as of:
+        with of["a"].leadership() as lead:
+            with pytest.raises(RuntimeError, match="to wait for itself"), of["a"].leadership():
+                pass
+            with pytest.raises(RuntimeError, match="has been used"), lead:
+                pass
+            assert of["a"].is_leader
+        with pytest.raises(ValueError, match="must be a number from 0"):
+            of["a"].leadership(grace=60)
+
+
+def test_who_is_frozen_does_not_contend(tmp_path: Path) -> None:
+    with cluster(tmp_path, "a") as of:
+        of["a"].contend()
+        wait(of["a"], lambda view: view.id == "a")
+        of["a"].resign(seconds=60)
+        why = "does not contend for another 5"
+        with pytest.raises(TimeoutError, match=why), of["a"].leadership(timeout=0.1):
+            pass
+        of["a"].freeze(0)
+        with of["a"].leadership(timeout=BOUND):
+            pass
+
+
+# --- signals and forks ------------------------------------------------------------------------------
+
+
+def test_the_handler_is_there_as_long_as_the_node_and_replaces_none(tmp_path: Path) -> None:
+    with nodes(tmp_path, "ab") as make:
+        with Node("a", **make.arguments("a")):
+            taken = signal.getsignal(signal.SIGTERM)
+            assert taken is not signal.SIG_DFL
+            with Node("b", **make.arguments("b")):
+                assert signal.getsignal(signal.SIGTERM) is taken
+            assert signal.getsignal(signal.SIGTERM) is taken
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            with Node("a", **make.arguments("a")):
+                assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 PROGRAM = """
-import sys, threading
+import os, sys, threading, time
 from electorate import sync
 
-with sync.Node("a", nodes={"a": sys.argv[1]}, data=sys.argv[2]) as node:
-    with node.election().leadership() as lead:
+with sync.Node("a", nodes={{"a": sys.argv[1]}}, data=sys.argv[2], stop_timeout=float(sys.argv[3])) as node:
+    election = node.election()
+    with election.leadership() as lead:
+{body}
+print("never reached")
+"""
+
+CLEANING = """
         try:
             print("leads", flush=True)
             threading.Event().wait()
         finally:
-            print("cleaned up", lead.remaining() > 0, flush=True)
-print("never reached")
-"""
+            print("cleaned up", lead.remaining() > 0, flush=True)"""
+
+
+@contextmanager
+def program(directory: Path, body: str, stop_timeout: float = 10.0) -> Iterator[subprocess.Popen[str]]:
+    with nodes(directory, "a") as make:
+        arguments = [make.addresses["a"], str(directory / "a"), str(stop_timeout)]
+        with subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", PROGRAM.format(body=body), *arguments],
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout
+            try:
+                assert process.stdout.readline() == "leads\n"
+                yield process
+            finally:
+                process.kill()
 
 
 def test_sigterm_leaves_every_with(tmp_path: Path) -> None:
-    with nodes(tmp_path, "a") as make:
-        arguments = [sys.executable, "-c", PROGRAM, make.addresses["a"], str(tmp_path / "a")]
-        with subprocess.Popen(
-            arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout
-            assert process.stdout.readline() == "leads\n"
-            process.send_signal(signal.SIGTERM)
-            output, complaint = process.communicate(timeout=BOUND)
-        assert (output, complaint, process.returncode) == ("cleaned up True\n", "", 128 + signal.SIGTERM)
+    with program(tmp_path, CLEANING) as process:
+        process.send_signal(signal.SIGTERM)
+        output, complaint = process.communicate(timeout=BOUND)
+    assert (output, complaint, process.returncode) == ("cleaned up True\n", "", 128 + signal.SIGTERM)
+
+
+IGNORANT = """
+        print("leads", flush=True)
+        while True:
+            try:
+                threading.Event().wait()
+            except BaseException:
+                print("not yet", flush=True)"""
+
+BESIDE = """
+        def ignore():
+            with node.election("another").leadership() as other:
+                print("leads", flush=True)
+                other.lost.wait()
+                print("not yet", flush=True)
+                threading.Event().wait()
+        threading.Thread(target=ignore).start()
+        threading.Event().wait()"""
+
+
+@pytest.mark.parametrize("body", [IGNORANT, BESIDE])
+def test_work_that_ignores_its_end_does_not_keep_the_process_from_it(tmp_path: Path, body: str) -> None:
+    with program(tmp_path, body, stop_timeout=0.3) as process:
+        process.send_signal(signal.SIGTERM)
+        output, complaint = process.communicate(timeout=BOUND)
+    assert (output, process.returncode) == ("not yet\n", 70)
+    assert f"the work for '{'main' if body is IGNORANT else 'another'}' in term 1 goes on" in complaint
+
+
+WAITING = """
+        for _ in range(4):
+            threading.Thread(target=lambda: election.leadership().__enter__()).start()
+            threading.Thread(target=lambda: list(election.watch())).start()
+        threading.excepthook = lambda what: print(what.exc_type.__name__, flush=True)
+        print("leads", flush=True)
+        threading.Event().wait()"""
+
+
+def test_who_waits_does_not_keep_the_process_from_its_end(tmp_path: Path) -> None:
+    with program(tmp_path, WAITING) as process:
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=BOUND)
+    assert (output, process.returncode) == ("LeadershipLost\n" * 4, 128 + signal.SIGTERM)
+
+
+FORKING = """
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        print("leads", flush=True)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), election.is_leader, flush=True)
+        child = os.fork()
+        if child == 0:
+            calls = [election.resign, election.contend, node.stop, node.start, lambda: election.leader,
+                     lambda: election.leadership().__enter__(), lambda: list(election.watch())]
+            for call in calls:
+                try:
+                    call()
+                except RuntimeError as error:
+                    print("was forked off node a and is not that node" in str(error), flush=True)
+            print(election.is_leader, flush=True)
+            sys.exit(7)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), election.is_leader, flush=True)"""
+
+
+def test_a_forked_child_is_not_the_node_and_may_unwind(tmp_path: Path) -> None:
+    with program(tmp_path, FORKING) as process:
+        assert process.stdout
+        os.kill(int(process.stdout.readline()), signal.SIGTERM)
+        output, _ = process.communicate(timeout=BOUND)
+    assert output == "-15 True\n" + "True\n" * 7 + "False\n7 True\nnever reached\n"

@@ -129,7 +129,7 @@ class Leadership:
         self.overran = False
         self.left = False
         """The body has ended."""
-        self._used = False
+        self.used = False
         self._contended = False
         self._obstacle = ""
         self._task: asyncio.Task[Any] | None = None
@@ -204,11 +204,11 @@ class Leadership:
     async def begin(self, thread: int) -> None:
         """Contend and wait until elected; the work is done in this thread."""
         election = self.election
-        if self._used:
+        if self.used:
             raise RuntimeError(
                 f"this leadership of '{election.name}' has been used: call `leadership()` for each"
             )
-        self._used = True
+        self.used = True
         election.check_may_lead()
         if not self.standing:
             if any(not outer.standing for outer in at_work.get() & election.leaderships):

@@ -81,11 +81,12 @@ class Leadership:
         return self.election.node._call(self._leadership.run(*command, stop_timeout=stop_timeout))
 
     def __enter__(self) -> Leadership:
-        node = self.election.node
+        node, used = self.election.node, self._leadership.used
         try:
             node._call(self._begin(threading.get_ident()))
         except BaseException:
-            node._tell(self._abandon)
+            if not used:
+                node._tell(self._abandon)
             raise
         self._leadership.mark()
         return self

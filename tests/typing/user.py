@@ -13,15 +13,19 @@ async def main() -> None:
         election = node.election("scheduler")
         assert_type(election.is_leader, bool)
         assert_type(election.leader, LeaderView | None)
-        async with election.leadership(on_overrun="exit") as lead:
+        async with election.leadership(timeout=5.0, grace=0.5, on_overrun="exit") as lead:
             assert_type(lead, Leadership)
             assert_type(lead.term, int)
             assert_type(lead.remaining(), float)
             assert_type(await lead.lost, Loss)
+            assert_type(await lead.to_thread(divmod, 7, 2), tuple[int, int])
+            assert_type(await lead.run("backup", "--full", stop_timeout=3.0), int)
         async for view in election.watch():
             assert_type(view.id, str | None)
         assert_type(await election.transfer("b"), LeaderView)
-        await election.resign()
+        assert_type(await election.transfer("b", force=True, timeout=3.0), LeaderView)
+        await election.resign(seconds=60)
+        election.freeze(60)
         election.position = 7
         election.position = lsn
 
@@ -36,7 +40,7 @@ async def main() -> None:
             return 3
 
         assert_type(await report("me"), int | None)
-        assert_type(await election.run(work), str)
+        assert_type(await election.run(work, on_error="restart"), str)
     async with connect("raft://a=10.0.0.1:7400/scheduler?id=a") as opened:
         assert_type(opened, Election)
 
@@ -63,9 +67,11 @@ def in_a_thread() -> None:
             election.position = lambda: 7
             with election.leadership() as lead:
                 assert_type(lead.term, int)
+                assert_type(lead.run("backup"), int)
                 while not lead.lost.is_set():
                     lead.check()
-            assert_type(election.run(lambda lead: lead.term), int)
+            assert_type(election.run(lambda lead: lead.term, on_error="restart"), int)
+            election.resign(seconds=60)
             for view in election.watch():
                 assert_type(view, LeaderView)
     except LeadershipLost as lost:
