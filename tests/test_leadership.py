@@ -65,9 +65,11 @@ class Staged(Election):
     def vacate(self) -> None:
         self.occupied = False
 
-    async def resign(self) -> None: ...
+    def freeze(self, seconds: float) -> None: ...
 
-    async def transfer(self, to: str, *, force: bool = False) -> LeaderView:
+    async def resign(self, *, seconds: float = 0.0, timeout: float | None = None) -> None: ...
+
+    async def transfer(self, to: str, *, force: bool = False, timeout: float | None = None) -> LeaderView:
         raise NotImplementedError
 
     async def prepare(self) -> None: ...

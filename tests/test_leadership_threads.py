@@ -21,9 +21,16 @@ class Engine:
     """In place of the embedded node."""
 
     id = "a"
+    stop_timeout = 30.0
+    forked = False
+    terminated = False
 
     def __init__(self) -> None:
         self.made = Staged()
+
+    def check_here(self) -> None: ...
+
+    def check_unused(self) -> None: ...
 
     async def start(self) -> None:
         self.thread = threading.get_ident()
@@ -174,9 +181,9 @@ def test_sigterm_is_taken_only_from_nobody(wanted: bool) -> None:
             with Acting(handle_sigterm=wanted):
                 assert signal.getsignal(signal.SIGTERM) is handler
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        with Acting(handle_sigterm=wanted):
-            taken = signal.getsignal(signal.SIGTERM)
-        assert (taken is sync.terminate) is wanted
+        with Acting(handle_sigterm=wanted) as made:
+            assert (signal.getsignal(signal.SIGTERM) == made._terminate) is wanted  # type: ignore[attr-defined]
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
 

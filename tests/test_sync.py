@@ -477,12 +477,14 @@ def test_sigterm_leaves_every_with(tmp_path: Path) -> None:
 
 
 IGNORANT = """
-        print("leads", flush=True)
+        word = "leads"
         while True:
             try:
+                print(word, flush=True)
                 threading.Event().wait()
             except BaseException:
-                print("not yet", flush=True)"""
+                word = "not yet"
+"""
 
 BESIDE = """
         def ignore():

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, overload
 import msgspec
 
 from electorate.leadership import (
+    FAR,
     Leadership,
     LeadershipLost,
     Loss,
@@ -87,7 +88,7 @@ Position = int | Callable[[], Awaitable[int]]
 class Election(ABC):
     """A named question, "who leads?". Made by an engine: `Node.election(name)` or `connect(url)`."""
 
-    def __init__(self, name: str, timekeeper: Timekeeper, grace: float, longest_grace: float) -> None:
+    def __init__(self, name: str, timekeeper: Timekeeper, grace: float, longest_grace: float = FAR) -> None:
         self.name = name
         self.timekeeper = timekeeper
         self.grace = grace
@@ -138,23 +139,6 @@ class Election(ABC):
     def yielding(self) -> bool:
         """Another is to lead, as soon as the work of this process has ended."""
 
-    @property
-    @abstractmethod
-    def forked(self) -> bool:
-        """This process was forked off the one that may lead."""
-
-    @abstractmethod
-    def check_here(self) -> None:
-        """Raises `RuntimeError` in a process that was forked off."""
-
-    @abstractmethod
-    def check_may_lead(self) -> None:
-        """Raises `ValueError` where this process can never lead, and `RuntimeError` as above."""
-
-    @abstractmethod
-    def obstacle(self) -> str:
-        """Why this process does not lead, as far as it knows."""
-
     @abstractmethod
     def contend(self) -> None:
         """Want to lead, from now on and whenever there is no leader."""
@@ -193,9 +177,26 @@ class Election(ABC):
         lease; and `TimeoutError`, which says how it stands, if it takes longer than `timeout` seconds (four
         leases, by default). The wish stays, then, if only work has to end."""
 
-    @abstractmethod
+    @property
+    def forked(self) -> bool:
+        """This process was forked off the one that may lead."""
+        return False
+
+    def check_here(self) -> None:
+        """Raises `RuntimeError` in a process that was forked off."""
+        return
+
+    def check_may_lead(self) -> None:
+        """Raises `ValueError` where this process can never lead, and `RuntimeError` as above."""
+        self.check_here()
+
+    def obstacle(self) -> str:
+        """Why this process does not lead, as far as it knows."""
+        return f"{self.view.id} leads, in term {self.view.term}" if self.view.id else "nobody leads"
+
     async def handed_over(self) -> None:
         """Wait while a transfer waits for its heir; that is not long."""
+        return
 
     # --- questions --------------------------------------------------------------------------------
 
