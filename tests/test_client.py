@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,30 @@ def test_questions_are_answered_alike_both_ways(three: Nodes) -> None:
         assert (status["cluster"], status["algorithm"]) == ("demo", "raft")
         assert set(status["peers"]) | {status["node"]} == set("abc")
         table = elect(three.directory, "status", *way).stdout.splitlines()
-        assert table[1].split() == ["election", "role", "leader", "term", "lease", "left"]
+        titles = ["election", "role", "leader", "term", "since", "changes", "lease", "left"]
+        assert table[1].split() == titles
+        [row] = three.ask("elections", *way)["elections"]
+        shown = f"{datetime.fromtimestamp(row['since']):%Y-%m-%d %H:%M:%S}  {row['changes']} "
+        assert shown in table[2] and 0 <= time.time() - row["since"] < 600
         assert table[2].split()[:3] == ["main", "follower", leader]
+
+
+@pytest.mark.parametrize("way", [0, 1], ids=["on this machine", "over HTTP"])
+def test_a_node_does_not_contend_for_a_while(three: Nodes, way: int) -> None:
+    token = ("--token-file", "token") if way else ()
+    first = three.leader()
+    done = elect(three.directory, "freeze", "60", *three.ways(first)[way], *token)
+    assert done.returncode == 4 and "let it resign for so many seconds" in done.stderr
+    second = three.ask("resign", "--seconds", "600", *three.ways(first)[way], *token)["leader"]
+    third = next(id for id in "abc" if id not in (first, second))
+    assert three.ask("freeze", "600", *three.ways(third)[way], *token)["done"]
+    for id in (first, third):
+        to = ("transfer", id, *three.ways(second)[way], *token)
+        until(lambda to=to: "does not contend" in elect(three.directory, *to).stderr)  # type: ignore[misc]
+        assert three.ask("freeze", "0", *three.ways(id)[way], *token)["done"]
+    to = ("transfer", first, *three.ways(second)[way], *token)
+    until(lambda: elect(three.directory, *to).returncode == 0)
+    assert elect(three.directory, "freeze", "-1", *three.ways(third)[way], *token).returncode != 0
 
 
 @pytest.mark.parametrize("way", [0, 1], ids=["on this machine", "over HTTP"])

@@ -182,7 +182,7 @@ def test_sigterm_is_taken_only_from_nobody(wanted: bool) -> None:
                 assert signal.getsignal(signal.SIGTERM) is handler
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with Acting(handle_sigterm=wanted) as made:
-            assert (signal.getsignal(signal.SIGTERM) == made._terminate) is wanted  # type: ignore[attr-defined]
+            assert (signal.getsignal(signal.SIGTERM) == made._terminate) is wanted
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -38,7 +38,11 @@ def write_token(directory: Path, token: str) -> None:
 
 
 async def post(
-    cluster: WebCluster, id: str, path: str, headers: Mapping[str, str] | None = None, **wish: str | bool
+    cluster: WebCluster,
+    id: str,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    **wish: str | bool | float,
 ) -> httpx.Response:
     """Send a command, with the token unless the headers say otherwise."""
     authorization = {"authorization": f"Bearer {TOKEN}", **(headers or {})}
@@ -85,6 +89,30 @@ async def test_resign(tmp_path: Path) -> None:
         assert answer.status_code == 200
         assert answer.json()["leader"] != leader.id
         assert answer.json()["term"] > term
+
+
+@in_loop
+async def test_a_node_does_not_contend_for_a_while(tmp_path: Path) -> None:
+    async with commanded(tmp_path) as cluster:
+        leader, other = leader_and_other(cluster)
+        answer = await post(cluster, leader.id, "/freeze", election=E, seconds=60)
+        assert (answer.status_code, answer.json()["error"]) == (
+            409,
+            f"node {leader.id} leads 'main': let it resign for so many seconds",
+        )
+        answer = await post(cluster, other, "/freeze", election=E, seconds=60)
+        assert (answer.status_code, answer.json()["leader"]) == (200, leader.id)
+        await until(lambda: other not in leader.node.leading[E].contenders)
+        answer = await post(cluster, leader.id, "/resign", election=E, seconds=60)
+        assert answer.status_code == 200
+        [third] = set(cluster.hosts) - {leader.id, other}
+        assert answer.json()["leader"] == third
+        assert all(59 < cluster.hosts[id].wishes.frozen_for(E) <= 60 for id in (leader.id, other))
+        answer = await post(cluster, other, "/freeze", election=E, seconds=0)
+        assert answer.status_code == 200 and not cluster.hosts[other].wishes.frozen_for(E)
+        for nonsense in (-1, 1e12, "long"):
+            answer = await post(cluster, other, "/freeze", election=E, seconds=nonsense)
+            assert answer.status_code == 400
 
 
 @in_loop

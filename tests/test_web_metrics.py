@@ -61,6 +61,10 @@ async def test_who_leads(tmp_path: Path) -> None:
             assert samples['electorate_role{"election": "main", "role": "leader"}'] == leads
             assert samples['electorate_role{"election": "main", "role": "follower"}'] == 1 - leads
             assert (0 < samples['electorate_lease_left_seconds{"election": "main"}'] <= 2.0) == bool(leads)
+            since = samples['electorate_leader_since_timestamp_seconds{"election": "main"}']
+            assert 0 <= time.time() - since < 600
+            changes = samples['electorate_leader_changes_total{"election": "main"}']
+            assert changes == cluster.hosts[id].figures.reigns["main"].changes
             assert samples["electorate_elections_led"] == leads
             assert samples["electorate_elections_leaderless"] == 0
             assert samples['electorate_elections{"role": "leader"}'] == leads

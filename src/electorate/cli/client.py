@@ -1,4 +1,4 @@
-"""`elect status`, `leader`, `watch`, `elections`, `transfer` and `resign`: ask or command a node that runs.
+"""`elect status`, `leader`, `watch`, `elections`, `transfer`, `resign` and `freeze`: ask or command a node that runs.
 
 The node is found by its data directory on this machine, or by the URL of its HTTP anywhere.
 """
@@ -14,6 +14,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeAlias
 
@@ -29,7 +30,7 @@ FOUND, NONE, USAGE, UNREACHABLE, REFUSED = range(5)
 """The exit codes: it is so, or there is a leader; there is none; a wrong use of the command; no node answers;
 the node refuses."""
 
-Word: TypeAlias = str | bool | None
+Word: TypeAlias = str | bool | float | None
 """Of a question or a command."""
 
 ConfigOption = Annotated[
@@ -103,7 +104,7 @@ class OverHttp:
 
     def ask(self, what: str, **words: Word) -> Any:
         given = {name: word for name, word in words.items() if word is not None}
-        if what in ("transfer", "resign"):
+        if what in ("transfer", "resign", "freeze"):
             if "election" not in given:
                 given["election"] = self.ask("leader")["election"]
             with self.open(f"/{what}", json.dumps(given).encode()) as answer:
@@ -237,9 +238,12 @@ def elections(
 
 def show(rows: list[dict[str, Any]]) -> None:
     """A table on a terminal, columns elsewhere."""
-    titles = ("election", "role", "leader", "term", "lease left")
+    titles = ("election", "role", "leader", "term", "since", "changes", "lease left")
     cells = [
-        (row["election"], row["role"], row["leader"] or "-", str(row["term"]), left(row["lease_left"]))
+        (
+            *(row["election"], row["role"], row["leader"] or "-", str(row["term"])),
+            *(since(row["since"]), str(row["changes"]), left(row["lease_left"])),
+        )
         for row in rows
     ]
     if sys.stdout.isatty():
@@ -258,6 +262,11 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def left(seconds: float) -> str:
     return f"{seconds:.3f} s" if seconds else "-"
+
+
+def since(seconds: float | None) -> str:
+    """When that was, on the clock of the wall here."""
+    return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M:%S}" if seconds is not None else "-"
 
 
 def leader(
@@ -337,13 +346,34 @@ def resign(
     token_file: TokenOption = None,
     timeout: TimeoutOption = 10.0,
     as_json: JsonOption = False,
+    seconds: Annotated[float, typer.Option(help="Nor let it contend for so long.")] = 0.0,
 ) -> None:
     """Let the node that leads hand over to whoever is next, and say who leads then.
 
     Exit code 0: another leads. 1: not yet; work has to end first, or nobody else contends. 3: no node
     answers. 4: refused; the node that is asked must be the leader.
     """
-    wish(node(config, id, data, url, token_file, timeout), "resign", as_json, election=election)
+    of = node(config, id, data, url, token_file, timeout)
+    wish(of, "resign", as_json, election=election, seconds=seconds)
+
+
+def freeze(
+    seconds: Annotated[float, typer.Argument(help="For so long; 0 ends that.")],
+    election: ElectionOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    id: IdOption = None,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+    timeout: TimeoutOption = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep a node from contending for a while, and say who leads.
+
+    Exit code 0: so it is. 3: no node answers. 4: refused; a leader can resign for so many seconds.
+    """
+    of = node(config, id, data, url, token_file, timeout)
+    wish(of, "freeze", as_json, election=election, seconds=seconds)
 
 
 def wish(of: OnThisMachine | OverHttp, what: str, as_json: bool, **words: Word) -> None:

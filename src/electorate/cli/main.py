@@ -28,6 +28,7 @@ COMMANDS = {
     "watch": "electorate.cli.client:watch",
     "transfer": "electorate.cli.client:transfer",
     "resign": "electorate.cli.client:resign",
+    "freeze": "electorate.cli.client:freeze",
     "config": "electorate.cli.config:app",
     "certs": "electorate.cli.certs:app",
     "up": "electorate.cli.up:up",

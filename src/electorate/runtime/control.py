@@ -8,7 +8,8 @@ One line of JSON asks, and lines of JSON answer, until the node hangs up:
     {"ask": "elections"}                                    each election
     {"ask": "watch"}                                        each election, then every change
     {"ask": "transfer", "election": "main", "to": "b"}      hand over; who leads then (also: "force")
-    {"ask": "resign", "election": "main"}
+    {"ask": "resign", "election": "main"}                   (also: "seconds" for which it is not to contend)
+    {"ask": "freeze", "election": "main", "seconds": 60}    do not contend for so long; 0 ends that
 
 What cannot be done is answered by {"error": ..., "refused": true}.
 """
@@ -42,10 +43,11 @@ OUTCOME = 3
 
 
 class Ask(msgspec.Struct, forbid_unknown_fields=True):
-    ask: Literal["status", "leader", "elections", "watch", "transfer", "resign"]
+    ask: Literal["status", "leader", "elections", "watch", "transfer", "resign", "freeze"]
     election: str | None = None
     to: str | None = None
     force: bool = False
+    seconds: float = 0.0
 
 
 @contextmanager
@@ -152,8 +154,10 @@ class Answering:
                 return self.leader(self.existing(asked.election))
             case "transfer":
                 return await self.transfer(self.existing(asked.election), asked.to, asked.force)
+            case "freeze":
+                return self.freeze(self.existing(asked.election), asked.seconds)
             case _:
-                return await self.resign(self.existing(asked.election))
+                return await self.resign(self.existing(asked.election), asked.seconds)
 
     def existing(self, election: str | None) -> str:
         name = election or self.host.config.elections[0]
@@ -183,13 +187,18 @@ class Answering:
         with self.host.transferring(election, to, force) as led:
             return await self.outcome(election, led)
 
-    async def resign(self, election: str) -> dict[str, Any]:
+    async def resign(self, election: str, seconds: float) -> dict[str, Any]:
         self.host.log.info("asked on this machine to resign from '%s'", election)
         if election not in self.host.node.leading:
             raise ValueError(self.who_else(election))
         with self.host.awaiting(election, lambda leader, term: leader not in (None, self.host.id)) as led:
-            self.host.resign(election)
+            self.host.resign(election, seconds)
             return await self.outcome(election, led)
+
+    def freeze(self, election: str, seconds: float) -> dict[str, Any]:
+        self.host.log.info("asked on this machine not to contend for '%s' for %g s", election, seconds)
+        self.host.freeze(election, seconds)
+        return {**self.leader(election), "done": True}
 
     def who_else(self, election: str) -> str:
         leader = self.leader(election)

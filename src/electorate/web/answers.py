@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 
 from electorate.core.model import NodeId, Role, Term
+from electorate.runtime.wishes import LONGEST
 
 
 class Leader(msgspec.Struct):
@@ -27,13 +28,16 @@ class Fitness(msgspec.Struct):
 
 
 class Standing(msgspec.Struct):
-    """What this node knows of one election; `lease_left` is in seconds."""
+    """What this node knows of one election. `lease_left` is in seconds. `since` tells when it learnt of the
+    leader, in seconds since 1970; `changes`, how many leaderships it has seen begin after the first."""
 
     election: str
     role: Role
     leader: NodeId | None
     term: Term
     lease_left: float
+    since: float | None
+    changes: int
 
 
 class Elections(msgspec.Struct):
@@ -82,6 +86,7 @@ class Complaint(msgspec.Struct):
 
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=LONGEST)]
 
 
 class Transfer(msgspec.Struct, forbid_unknown_fields=True):
@@ -96,9 +101,20 @@ class Transfer(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Resign(msgspec.Struct, forbid_unknown_fields=True):
-    """Let another lead the election."""
+    """Let another lead the election, and do not contend for so many seconds."""
 
     election: Name
+    seconds: Seconds = 0.0
 
     def __str__(self) -> str:
-        return f"resignation from {self.election!r}"
+        return f"resignation from {self.election!r}{f' for {self.seconds:g} s' if self.seconds else ''}"
+
+
+class Freeze(msgspec.Struct, forbid_unknown_fields=True):
+    """Do not contend in the election for so many seconds; 0 ends that."""
+
+    election: Name
+    seconds: Seconds
+
+    def __str__(self) -> str:
+        return f"a freeze of {self.election!r} for {self.seconds:g} s"

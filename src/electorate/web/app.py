@@ -25,7 +25,7 @@ from electorate.errors import UserError
 from electorate.runtime.host import Host
 from electorate.version import __version__
 from electorate.web import metrics, state, token
-from electorate.web.answers import Complaint, Elections, Fitness, Leader, Resign, Status, Transfer
+from electorate.web.answers import Complaint, Elections, Fitness, Freeze, Leader, Resign, Status, Transfer
 from electorate.web.commands import Commands, Outcome
 from electorate.web.events import Events
 from electorate.web.health import Health
@@ -44,7 +44,7 @@ PAGE, LONGEST_PAGE = 100, 1000
 """How many elections are named at once, unless asked otherwise, and at most."""
 BODY = 16 << 10
 """The most bytes that a command may have."""
-Wish = TypeVar("Wish", Transfer, Resign)
+Wish = TypeVar("Wish", Transfer, Resign, Freeze)
 
 
 class Api:
@@ -106,6 +106,7 @@ class Api:
             ),
             Operation("POST", "/transfer", self.transfer, "Hand over to another", commanded, (), Transfer),
             Operation("POST", "/resign", self.resign, "Hand over to anyone", commanded, (), Resign),
+            Operation("POST", "/freeze", self.freeze, "Do not contend for a while", commanded, (), Freeze),
             Operation("GET", "/openapi.json", self.openapi, "This description", {200: "application/json"}),
         )
 
@@ -196,6 +197,9 @@ class Api:
 
     async def resign(self, request: Request) -> Response:
         return await self.command(request, Resign, self.commands.resign)
+
+    async def freeze(self, request: Request) -> Response:
+        return await self.command(request, Freeze, self.commands.freeze)
 
     async def command(
         self, request: Request, form: type[Wish], obey: Callable[[Wish], Awaitable[Outcome]]
@@ -305,5 +309,5 @@ def rooms() -> dict[str, Room]:
         "/events": Room(READERS, "read the events", 10),
         "/health": Room(CHECKS, "ask for its health", 1),
         **dict.fromkeys(("/status", "/elections", "/metrics", "/openapi.json"), questions),
-        **dict.fromkeys(("/transfer", "/resign"), commands),
+        **dict.fromkeys(("/transfer", "/resign", "/freeze"), commands),
     }

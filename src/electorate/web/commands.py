@@ -12,7 +12,7 @@ from electorate.core.model import Term
 from electorate.runtime.clock import now
 from electorate.runtime.host import Host
 from electorate.web import state
-from electorate.web.answers import Leader, Resign, Transfer
+from electorate.web.answers import Freeze, Leader, Resign, Transfer
 
 ANSWER = 3
 """So many leases at most a command waits for what comes of it: who resigns stands back for one of them."""
@@ -37,6 +37,9 @@ class Commands:
 
     async def resign(self, wish: Resign) -> Outcome:
         return await self.in_node(self.give_up(wish))
+
+    async def freeze(self, wish: Freeze) -> Outcome:
+        return await self.in_node(self.hold_off(wish))
 
     async def in_node(self, command: Coroutine[Any, Any, Outcome]) -> Outcome:
         """Raises `HTTPException` if the loop of the node does not turn: a command that cannot begin within a
@@ -75,8 +78,15 @@ class Commands:
         with self.host.awaiting(
             wish.election, lambda leader, term: leader is not None and term > before
         ) as led:
-            self.host.resign(wish.election)
+            self.host.resign(wish.election, wish.seconds)
             return await self.outcome(wish.election, led)
+
+    async def hold_off(self, wish: Freeze) -> Outcome:
+        try:
+            self.host.freeze(wish.election, wish.seconds)
+        except ValueError as error:
+            raise HTTPException(409, str(error)) from None
+        return True, state.leader(self.host, wish.election)[1]
 
     async def outcome(self, election: str, led: asyncio.Future[None]) -> Outcome:
         """Who leads once that has come, or who leads still, because work must end first."""

@@ -61,6 +61,16 @@ class Readings(Collector):
         left = GaugeMetricFamily(
             "electorate_lease_left_seconds", "For how long this node certainly leads.", labels=label
         )
+        since = GaugeMetricFamily(
+            "electorate_leader_since_timestamp_seconds",
+            "When this node learnt of the present leader, since 1970; 0 without one.",
+            labels=label,
+        )
+        changes = CounterMetricFamily(
+            "electorate_leader_changes",
+            "Leaderships that this node has seen begin after the first.",
+            labels=label,
+        )
         role = GaugeMetricFamily(
             "electorate_role", "1 for the role that this node has.", labels=["election", "role"]
         )
@@ -71,9 +81,12 @@ class Readings(Collector):
             known.add_metric([name], view.leader is not None)
             term.add_metric([name], view.term)
             left.add_metric([name], host.lease_left(name))
+            reign = host.figures.reigns.get(name)
+            since.add_metric([name], reign.since if reign and view.leader else 0)
+            changes.add_metric([name], reign.changes if reign else 0)
             for each in Role:
                 role.add_metric([name, each], view.role is each)
-        yield from (leads, known, term, left, role)
+        yield from (leads, known, term, left, since, changes, role)
 
     def of_all_elections(self) -> Iterator[Metric]:
         host, figures = self.host, self.host.figures
