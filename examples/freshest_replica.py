@@ -35,7 +35,7 @@ async def main() -> None:
     async with Node(ME, "cluster.toml", algorithm="zab") as node:
         election = node.election("primary")
         election.position = newest
-        await election.run(lead_replicas)
+        await election.run(lead_replicas, on_error="restart")
 
 
 asyncio.run(main())

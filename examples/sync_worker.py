@@ -2,7 +2,8 @@
 
     python sync_worker.py a        and b, and c, each in a terminal of its own
 
-Kill the one that works, and another goes on.
+Kill the one that works, and another goes on. If the work fails, that is logged, another goes on as well, and
+this one contends again after a pause.
 """
 
 import sys
@@ -20,4 +21,4 @@ def work(lead: sync.Leadership) -> None:
 
 
 with sync.Node(ME, "cluster.toml") as node:
-    node.election("worker").run(work)
+    node.election("worker").run(work, on_error="restart")

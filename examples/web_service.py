@@ -4,6 +4,9 @@
 
 `curl localhost:8000` tells who leads, and where that one serves: the url is what the leader has told the
 others of itself. The same lifespan serves FastAPI, whose applications take one as Starlette's do.
+
+If the work fails, that is logged, another replica leads, and this one contends again after a pause. Without
+`on_error="restart"` the task would end there, unseen, and with it the candidacy of this replica.
 """
 
 import asyncio
@@ -30,7 +33,8 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
     url = f"http://127.0.0.1:{PORT}"
     async with Node(ME, "cluster.toml", metadata={"url": url}, handle_sigterm=False) as node:
         app.state.election = node.election("service")
-        background = asyncio.create_task(app.state.election.run(work))
+        supervised = app.state.election.run(work, on_error="restart")
+        background = asyncio.create_task(supervised)
         yield
         background.cancel()
         await asyncio.wait([background])

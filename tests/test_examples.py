@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -23,8 +24,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from electorate import StaleToken
+from electorate import Leadership, StaleToken
 from electorate.cli.plan import reserved_ports
+from electorate.leadership import Pauses
 from electorate.runtime.store import lock
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -166,6 +168,37 @@ def test_the_web_service_tells_where_the_leader_serves(tmp_path: Path) -> None:
         example.start(first, *python("web_service.py", first), PORT=str(port[first]))
         assert example.worker(second) in (first, last)
         example.check()
+
+
+def test_work_of_the_web_service_that_fails_is_logged_and_begun_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with reserved_ports(1) as [port]:
+        (tmp_path / "cluster.toml").write_text(f'cluster = "one"\n[nodes.a]\naddress = "127.0.0.1:{port}"\n')
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["web_service.py", "a"])
+        monkeypatch.setenv("PORT", "1")
+        monkeypatch.setattr(Pauses, "FIRST", 0.01)
+        example = runpy.run_path(str(EXAMPLES / "web_service.py"))
+        lifespan = example["lifespan"]
+        terms = list[int]()
+
+        async def serve() -> None:
+            done = asyncio.Event()
+
+            async def work(lead: Leadership) -> None:
+                terms.append(lead.term)
+                if len(terms) < 3:
+                    raise OSError("no such queue")
+                done.set()
+
+            lifespan.__wrapped__.__globals__["work"] = work
+            async with asyncio.timeout(BOUND), lifespan(example["app"]):
+                await done.wait()
+
+        asyncio.run(serve())
+    assert terms == [1, 2, 3]
+    assert caplog.text.count("OSError: no such queue") == 2
 
 
 def test_the_freshest_replica_leads(tmp_path: Path) -> None:
