@@ -49,7 +49,7 @@ async def be_a_node(app: Starlette) -> None:
             await asyncio.sleep(0.1)
 
     try:
-        await app.state.election.run(work)
+        await app.state.election.run(work, on_error="restart")
     except Exception:
         log.exception("node %s contends no longer", node.id)
     finally:
