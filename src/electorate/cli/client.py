@@ -1,4 +1,4 @@
-"""`elect status`, `leader`, `watch`, `elections`, `transfer`, `resign` and `freeze`: ask or command a node that runs.
+"""`elect status`, `leader`, `watch`, `elections`, `transfer`, `resign`, `freeze`: ask or command a node.
 
 The node is found by its data directory on this machine, or by the URL of its HTTP anywhere.
 """
