@@ -10,7 +10,19 @@ from electorate.check import machine
 from electorate.core.elector import Elector
 from electorate.core.identity import Identity, Start, Verdict
 from electorate.core.liveness import Peer
-from electorate.core.model import Accept, Arm, Membership, NodeId, Resign, Save, Send, Support, Timing
+from electorate.core.model import (
+    NOBODY,
+    Accept,
+    Arm,
+    Membership,
+    NodeId,
+    Resign,
+    Save,
+    Send,
+    Support,
+    Term,
+    Timing,
+)
 from electorate.core.node import Node
 from electorate.core.outbox import Outbox
 from electorate.core.ring import Coordinator, Ring, Token
@@ -170,6 +182,17 @@ def waits_for_enough(_: Callable[..., Any]) -> Callable[..., Any]:
     return hasty
 
 
+def trusts_its_copy(_: Callable[..., Any]) -> Callable[..., Any]:
+    """A node that rejoins with a copy of its store has voted, in its term, for whom the copy says."""
+
+    def trusting(self: Elector, term: Term, lost: bool) -> None:
+        if term > self.promise.term:
+            self.keep(term, NOBODY)
+            self.changed()
+
+    return trusting
+
+
 def sees_only_numbers_grow(_: Callable[..., Any]) -> Callable[..., Any]:
     """A store is believed once it has started more often than the one that is known."""
 
@@ -288,6 +311,7 @@ FLAWS: dict[str, tuple[Patch, ...]] = {
     "any-break-is-death": ((Node, "lost", believed_dead),),
     "rejoins-by-itself": ((Node, "look_whether_all_have_answered", counts_itself),),
     "rejoins-too-soon": ((Node, "look_whether_all_have_answered", waits_for_enough),),
+    "rejoins-as-copied": ((Elector, "vote_for_nobody", trusts_its_copy),),
     "rejoins-aloud": ((Elector, "quiet_until", votes_once_it_knows),),
     "any-newer-store": ((machine, "judge", sees_only_numbers_grow),),
     "claims-unasked": ((Elector, "asks_first", claims_unasked),),
