@@ -72,7 +72,8 @@ class Stage:
     # --- what can be seen from outside --------------------------------------------------------------
 
     def lines(self) -> list[Line]:
-        rows = (row.split() for row in self.log.read_text().splitlines())
+        whole = self.log.read_text().rpartition("\n")[0]  # the last line may be half written
+        rows = (row.split() for row in whole.splitlines())
         return [Line(float(t), word, int(pid), int(term), node) for t, word, pid, term, node in rows]
 
     def starts(self) -> list[Line]:
