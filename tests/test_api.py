@@ -456,7 +456,7 @@ async def test_connect_opens_an_election_by_its_url(tmp_path: Path) -> None:
         place = ",".join(f"{id}={address}" for id, address in make.addresses.items())
         for scheme in ("bully", "ring", "raft", "zab"):
             urls = [
-                f"{scheme}://{place}/jobs?id={id}&data={tmp_path}/{scheme}-{id}&lease=1&cluster=c"
+                f"{scheme}://{place}/jobs?id={id}&data={tmp_path}/{scheme}-{id}&lease=1&cluster=c&stop_timeout=3"
                 for id in "ab"
             ]
             async with connect(urls[0]) as one, connect(urls[1]):
@@ -476,6 +476,8 @@ async def test_connect_opens_an_election_by_its_url(tmp_path: Path) -> None:
         ("raft://a/x?id=a", "is not host:port"),
         ("raft://a=127.0.0.1:1/x?id=a&leese=3", "leese"),
         ("raft://a=127.0.0.1:1/x?id=a&lease=soon", "soon"),
+        ("raft://a=127.0.0.1:1/x?id=a&stop_timeout=soon", "stop_timeout=soon is not a number"),
+        ("raft://a=127.0.0.1:1/x?id=a&stop_timeout=-1", "stop_timeout is -1"),
     ],
 )
 def test_a_url_that_makes_no_sense_is_one_sentence(url: str, complaint: str) -> None:

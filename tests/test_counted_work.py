@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from electorate import LeadershipLost, Loss
+from electorate import Leadership, LeadershipLost, Loss
 from tests.api_nodes import Log, cluster, nodes, program
 from tests.runtime_hosts import in_loop, until
 
@@ -84,7 +84,13 @@ async def test_leaving_a_body_waits_for_what_it_has_begun(tmp_path: Path) -> Non
     async with cluster(tmp_path, "a") as of:
         ended = list[bool]()
 
-        async def begin(lead: object) -> None:
+        async def begin_late(lead: Leadership) -> None:
+            await until(lambda: lead.left)
+            assert of["a"].is_leader
+            with pytest.raises(LeadershipLost, match="its work is done"):
+                await lead.run("true")
+
+        async def begin() -> None:
             async with of["a"].leadership() as lead:
 
                 def step() -> str:
@@ -94,17 +100,19 @@ async def test_leaving_a_body_waits_for_what_it_has_begun(tmp_path: Path) -> Non
                     return "nobody asks"
 
                 waiting = asyncio.create_task(lead.to_thread(step))
+                late = asyncio.create_task(begin_late(lead))
                 running = asyncio.create_task(lead.run("sleep", "60"))
                 await until(lambda: len(lead.works) == 2)
                 waiting.cancel()
             assert ended == [True], "it led until its thread had ended"
             assert await running == -signal.SIGTERM
+            await late
             with pytest.raises(LeadershipLost, match="its work is done"):
                 await lead.to_thread(time.sleep, 0)
             with pytest.raises(LeadershipLost, match="its work is done"):
                 await lead.run("true")
 
-        await begin(None)
+        await begin()
         assert not of["a"].is_leader
 
 
@@ -148,7 +156,9 @@ async def test_results_and_errors_come_through(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_work_is_told_and_killed_before_the_lease_can_end(tmp_path: Path) -> None:
+async def test_work_is_told_and_killed_before_the_lease_can_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with nodes(tmp_path) as make:
         async with make("a") as node:
             election, seen, pid = node.election(), dict[str, bool](), tmp_path / "pid"
@@ -176,6 +186,7 @@ async def test_work_is_told_and_killed_before_the_lease_can_end(tmp_path: Path) 
             assert lost.value.reason is Loss.EXPIRED
             await asyncio.wait(works)
             assert seen == {"polite -15": True, "stubborn -9": True, "thread": True}
+            assert "goes on though" not in caplog.text, "it was killed before that"
 
 
 @in_loop
@@ -199,6 +210,7 @@ async def test_work_is_told_though_the_loop_hangs(tmp_path: Path, caplog: pytest
                     )
                     await until(lambda: pid.exists() and pid.read_text())
                     assert told.wait(BOUND), "the loop hangs"
+                    assert lead.ended.is_set()
                     assert not alive(int(pid.read_text()))
                     await asyncio.sleep(0)
             assert lost.value.reason is Loss.EXPIRED

@@ -7,14 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from electorate import LeadershipLost, Loss
 from electorate.engines.embedded import EmbeddedElection
-from tests.api_nodes import nodes, program
+from electorate.runtime.control import address
+from tests.api_nodes import LEASE, nodes, program
 from tests.runtime_hosts import in_loop, until
+from tests.test_counted_work import alive
 
 BOUND = 30.0
 
@@ -150,6 +153,21 @@ BESIDE = """
             await asyncio.Event().wait()"""
 
 
+@in_loop
+async def test_a_process_that_ends_so_takes_its_commands_along(tmp_path: Path) -> None:
+    stubborn = "trap '' TERM; echo $$; while :; do sleep 60; done"
+    body = f"""
+            running = asyncio.create_task(lead.run("sh", "-c", {stubborn!r}))
+            await asyncio.wait([running])"""
+    with nodes(tmp_path, "a") as make, program(make, "a", body, stop_timeout="0.3") as process:
+        assert await line(process) == "leads\n"
+        command = int(await line(process))
+        process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(process.wait)
+        assert process.returncode == 70
+        await until(lambda: not alive(command))
+
+
 @pytest.mark.parametrize("body", [IGNORANT, BESIDE])
 @in_loop
 async def test_work_that_ignores_its_end_does_not_keep_the_process_from_it(tmp_path: Path, body: str) -> None:
@@ -232,6 +250,28 @@ async def test_a_stop_ends_though_work_goes_on(tmp_path: Path, caplog: pytest.Lo
             with pytest.raises(LeadershipLost) as lost:
                 await ignoring
             assert lost.value.reason is Loss.STOPPED
+
+
+@in_loop
+async def test_a_stop_ends_though_the_disk_and_a_reader_hang(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with nodes(tmp_path) as make:
+        free = threading.Event()
+        async with make("b"), make("c"):
+            node = make("a")
+            await node.start()
+            await until(lambda: all(link.connected for link in node.host.links.values()))
+            with address(tmp_path / "a") as path:
+                _, reader_that_hangs = await asyncio.open_unix_connection(path)
+            reader_that_hangs.write(b'{"ask": "watch"}\n')
+            node.host.disk.submit(free.wait, BOUND)
+            node.election("another").contend()
+            async with asyncio.timeout(15 * LEASE):
+                await node.stop()
+            assert "takes no write: stopping without it" in caplog.text
+            reader_that_hangs.close()
+        free.set()
 
 
 @in_loop

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -291,6 +291,42 @@ def test_every_waiter_is_told_when_the_node_stops(tmp_path: Path) -> None:
             election.resign()
         with pytest.raises(RuntimeError, match="a node is used once"):
             node.start()
+
+
+def test_a_call_that_is_under_way_when_the_node_stops_is_answered(tmp_path: Path) -> None:
+    with nodes(tmp_path, "a") as make:
+        answers = list[str]()
+
+        def call(coroutine: Coroutine[Any, Any, object]) -> None:
+            try:
+                answers.append(str(node._call(coroutine)))
+            except RuntimeError as error:
+                answers.append(str(error))
+
+        with Node("a", **make.arguments("a")) as node:
+            event = asyncio.Event()
+            begun = [asyncio.sleep(0.3, "done"), event.wait()]
+            calls = [threading.Thread(target=call, args=[coroutine]) for coroutine in begun]
+            for thread in calls:
+                thread.start()
+            until_true(lambda: event._waiters)
+        for thread in calls:
+            thread.join(BOUND)
+    assert answers == ["done", "node a has been stopped"]
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_who_is_interrupted_while_leaving_has_left(tmp_path: Path) -> None:
+    with cluster(tmp_path, "a") as of:
+        node, inner = of["a"].node, of["a"]._election
+        hangs = threading.Event()
+        timer = threading.Timer(0.2, interrupt)
+        with pytest.raises(InterruptedError), of["a"].leadership():
+            node._loop.call_soon_threadsafe(hangs.wait, 0.6)
+            timer.start()
+        hangs.set()
+        until_true(lambda: not inner.leaderships and not inner.turns.taken)
+        timer.join()
 
 
 def test_run_does_not_go_on_with_a_node_that_has_stopped(tmp_path: Path) -> None:

@@ -325,6 +325,8 @@ class Node:
         self.config = configure(config, settings)
         for what in complaints_about_metadata(metadata or {}):
             raise UserError(f"argument metadata{what}")
+        if not stop_timeout >= 0:
+            raise UserError(f"argument stop_timeout is {stop_timeout:g}, and must be a number of seconds")
         self.id = id = id or os.environ.get("ELECTORATE_ID") or ""
         if not id:
             raise UserError("say which node this is: Node('a', ...), or ELECTORATE_ID in the environment")
@@ -518,7 +520,7 @@ class Node:
 @asynccontextmanager
 async def open_url(url: URL) -> AsyncIterator[Election]:
     """`raft://a=HOST:PORT,b=HOST:PORT/ELECTION?id=a`; options are `id`, `data`, `config` (a file, in place of
-    the addresses), `rejoin`, and any key of the configuration, such as `lease=2`."""
+    the addresses), `rejoin`, `stop_timeout`, and any key of the configuration, such as `lease=2`."""
     options = dict(url.options)
     id = options.pop("id", None)
     if not id:
@@ -526,7 +528,17 @@ async def open_url(url: URL) -> AsyncIterator[Election]:
     data, config = options.pop("data", None), options.pop("config", None)
     rejoin = options.pop("rejoin", "false") == "true"
     settings: Any = {**options, "algorithm": url.scheme}
+    if "stop_timeout" in options:
+        settings["stop_timeout"] = seconds(options["stop_timeout"])
     if url.place:
         settings["nodes"] = dict(member.partition("=")[::2] for member in url.place.split(","))
     async with Node(id, config, data=data, rejoin=rejoin, **settings) as node:
         yield node.election(url.election or None)
+
+
+def seconds(text: str) -> float:
+    """Raises `UserError`."""
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"stop_timeout={text} is not a number of seconds") from None
