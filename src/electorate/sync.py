@@ -108,7 +108,7 @@ class Leadership:
             return
         self._leadership.unmark()
         try:
-            node._call(self._leadership.end(), cancel=False)
+            node._call(self._leadership.end())
         except NotRunning:
             log.debug("%s has ended after its node", self)
         if kind is None and self.reason:
@@ -356,7 +356,7 @@ class Node:
             await asyncio.wait(waiting, timeout=PARTING)
         await self._loop.shutdown_asyncgens()
 
-    def _call(self, coroutine: Coroutine[Any, Any, T], cancel: bool = True) -> T:
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Let the node's thread do it, and wait. If that is interrupted, it is cancelled."""
         try:
             self._node.check_here()
@@ -375,8 +375,7 @@ class Node:
         except CancelledError:
             raise NotRunning(f"node {self.id} has been stopped") from None
         except BaseException:
-            if cancel:
-                doing.cancel()
+            doing.cancel()
             raise
 
     def _tell(self, call: Callable[[], object]) -> None:
