@@ -10,6 +10,7 @@ from electorate.core.identity import Rejoin, Start
 from electorate.core.model import (
     Effect,
     Follow,
+    Forget,
     Gone,
     Lead,
     Member,
@@ -97,6 +98,8 @@ class Place:
         for record in self.unsaved or ():
             if isinstance(record, Gone):
                 self.gone = self.gone | {record.node} if record.gone else self.gone - {record.node}
+            elif isinstance(record, Forget):
+                self.disk.pop(record.election, None)
             else:
                 self.disk[record.election] = record
         self.unsaved = None

@@ -43,9 +43,9 @@ ALGORITHMS = ("bully", "ring", "raft", "zab")
         ("x", Beat(1), "a beat of one who is no member"),
         ("a", Support(99, 1, 0), "a support of no beat of mine"),
         ("a", Accept("nope", 1, 1), "an unknown election"),
-        ("a", Accept(E, MAX_TERM + 1, 1), "an absurd term"),
-        ("a", Lead(E, -1, 0), "an absurd term"),
-        ("a", Refuse(E, 0, 2**63, Reason.OLD_TERM), "an absurd term"),
+        ("a", Accept(E, MAX_TERM + 1, 1), "a leap of terms that no quorum can have made"),
+        ("a", Lead(E, -1, 0), "a leap of terms that no quorum can have made"),
+        ("a", Refuse(E, 0, 2**63, Reason.OLD_TERM), "a leap of terms that no quorum can have made"),
         ("a", Election(E, 1, 0), "not a message of this algorithm"),
         ("a", Accept(E, 7, 1), "an Accept of what I have never claimed"),
         ("o", Lead(E, 1, 0), "a Lead from one who may not lead"),
@@ -69,11 +69,15 @@ def test_what_makes_no_sense_is_counted_and_changes_nothing(
 
 def test_a_node_accepts_any_election_that_members_speak_of_unless_it_is_told_which() -> None:
     members = Membership((Member("a"), Member("b")))
-    node = Node("a", members, Settings(max_elections=2))
+    node = Node("a", members, Settings(max_elections=4))
     node.start(0.0)
-    for name in ("one", "two", "three", "", "n" * 201):
+    for name in ("", "n" * 201, "one", "two", "three"):
         node.receive(1.0, "b", Lead(name, 1, 0))
     assert list(node.elections) == ["one", "two"]
+    assert node.ignored["an unknown election"] == 2
+    for name in ("three", "four", "five"):
+        node.contend(1.0, name)
+    assert list(node.elections) == ["one", "two", "three", "four"]
     assert node.ignored["an unknown election"] == 3
 
 

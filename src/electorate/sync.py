@@ -22,6 +22,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, Unpack
+from weakref import WeakValueDictionary
 
 from electorate import leadership as base
 from electorate.election import Guarantees, LeaderView
@@ -290,7 +291,7 @@ class Node:
         self._thread: threading.Thread | None = None
         """Where the loop runs, as long as calls are taken."""
         self._gate = threading.Lock()
-        self._elections: dict[str, Election] = {}
+        self._elections: WeakValueDictionary[str, Election] = WeakValueDictionary()
         self._ending: set[asyncio.Future[Any]] = set()
         self._leaving = False
         self._stopped = threading.Event()

@@ -17,6 +17,7 @@ from electorate.core.identity import Identity, Rejoin, Start, Verdict, judge
 from electorate.core.model import (
     NOBODY,
     Accept,
+    Forget,
     Gone,
     Membership,
     Message,
@@ -78,10 +79,14 @@ class Store(NamedTuple):
         return max(self.chain, default=Start(0))
 
     def noting(self, record: Record) -> Store:
+        promises = self.by_election
         if isinstance(record, Gone):
             gone = self.gone | {record.node} if record.gone else self.gone - {record.node}
             return self._replace(gone=gone)
-        promises = self.by_election | {record.election: record}
+        if isinstance(record, Forget):
+            promises.pop(record.election, None)
+        else:
+            promises[record.election] = record
         return self._replace(promises=tuple(promises[name] for name in sorted(promises)))
 
     def meeting(self, node: NodeId, start: Start) -> Store:
@@ -502,6 +507,7 @@ def duplicate(node: Node) -> Node:
     twin.out, twin.ignored, twin.restless = [], Counter(), {}
     twin.peers = {id: copy(peer) for id, peer in node.peers.items()}
     twin.beats = copy(node.beats)
+    twin.promises = dict(node.promises)
     twin.reachable = set(node.reachable)
     twin.answered = dict(node.answered)
     twin.elections = {name: twin_of(election) for name, election in node.elections.items()}
@@ -514,9 +520,10 @@ def duplicate(node: Node) -> Node:
         for name, tenure in node.tenures.items()
     }
     twin.unsecured = {name: twin.elections[name] for name in node.unsecured}
-    twin.untold = {
-        peer: {name: twin.elections[name] for name in names} for peer, names in node.untold.items()
-    }
+    for told in ("untold", "moved"):
+        setattr(
+            twin, told, {p: {e: twin.elections[e] for e in names} for p, names in getattr(node, told).items()}
+        )
     return twin
 
 

@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from electorate.core.model import (
     MAX_TERM,
+    NO_SUPPORT,
     NOBODY,
     Accept,
     Arm,
@@ -88,14 +89,20 @@ class Elector:
             "secured",
         ),
         *("assured", "occupied", "giving_up", "held", "waiting", "attempts", "takeovers"),
-        *("deterred_until", "stands_back_until", "has_voted_before", "view"),
+        *("deterred_until", "stands_back_until", "has_voted_before", "floor", "origin", "view"),
     )
     """What `state` consists of; an algorithm adds its own."""
 
-    def __init__(self, node: Node, name: str, promise: Promise) -> None:
+    def __init__(self, node: Node, name: str, promise: Promise | None) -> None:
         self.node = node
         self.name = name
-        self.promise = promise
+        self.floor: Term = 0 if promise else node.floor
+        """What I did in terms up to this one, if anything, is forgotten."""
+        self.promise = promise or Promise(name, self.floor, NOBODY if self.floor else None)
+        self.origin = self.promise.term
+        """My term when this life of mine first heard of the election."""
+        self.brought_by: NodeId | None = None
+        """Who spoke of it first, if that was another."""
         self.role = Role.FOLLOWER
         self.leader: NodeId | None = None
         self.leader_term: Term = 0
@@ -139,9 +146,9 @@ class Elector:
         """I have resigned: others should lead before I do."""
         self.takeovers = 0
         """How often I have asked a living leader to hand over, since I last led."""
-        self.has_voted_before = promise.term > 0
+        self.has_voted_before = promise is not None and promise.term > 0
         """In an earlier life I may have promised my support here."""
-        self.view = View(name, self.shown_role, None, promise.term)
+        self.view = View(name, self.shown_role, None, self.promise.term)
 
     # --- who I am ---------------------------------------------------------------------------------
 
@@ -167,6 +174,22 @@ class Elector:
         """Before then I back nobody: what an earlier life of mine promised is not in my store."""
         forgotten = self.has_voted_before or self.node.lost_store
         return self.node.quiet_until if forgotten else float("-inf")
+
+    @property
+    def is_idle(self) -> bool:
+        """Nobody leads here that I know of, and neither I nor my user want anything."""
+        at_rest = self.leader is None and self.role is Role.FOLLOWER and not (self.held or self.waiting)
+        return at_rest and not (self.contends or self.position)
+
+    @property
+    def is_forgotten(self) -> bool:
+        """I know nothing of it but that I may have voted in terms up to the floor."""
+        return 0 < self.promise.term == self.floor
+
+    @property
+    def is_blank(self) -> bool:
+        """There is nothing to be remembered of it."""
+        return self.is_idle and (self.promise.term == 0 or self.is_forgotten)
 
     @property
     def is_deterred(self) -> bool:
@@ -714,13 +737,13 @@ class Elector:
         if self.role is not Role.LEADER or follow.term != self.leader_term:
             return self.send(voter, Resign(self.name, follow.term, None, False))
         pair = (follow.incarnation, follow.epoch)
-        if pair < self.node.peers[voter].pair:
+        if pair < self.node.peers[voter].pair and follow.epoch != NO_SUPPORT:
             return self.node.ignore("a Follow of an older stretch of support")
         if voter in self.node.membership.voters:
             if follow.incarnation > self.node.peers[voter].pair[0]:
                 self.assure()
             rest = frozenset(other for other in self.followers if other[0] != voter)
-            self.followers = rest | {(voter, pair)}
+            self.followers = rest if follow.epoch == NO_SUPPORT else rest | {(voter, pair)}
             self.contenders = {id: at for id, at in self.contenders.items() if id != voter}
             if follow.contends and voter in self.node.membership.candidates:
                 self.contenders = {**self.contenders, voter: follow.position}
@@ -756,7 +779,7 @@ class Elector:
     # --- following --------------------------------------------------------------------------------
 
     def on_lead(self, sender: NodeId, lead: Lead) -> None:
-        if lead.term < self.promise.term:
+        if lead.term < self.promise.term and not self.is_forgotten:
             return self.send(sender, Refuse(self.name, lead.term, self.promise.term, Reason.OLD_TERM))
         if sender not in self.node.membership.candidates:
             return self.node.ignore("a Lead from one who may not lead")
@@ -781,6 +804,8 @@ class Elector:
 
     def say_follow(self, leader: NodeId) -> None:
         incarnation, epoch = self.node.watch(leader)
+        if self.is_forgotten:
+            epoch = NO_SUPPORT
         follow = Follow(self.name, self.leader_term, incarnation, epoch, self.contends, self.position)
         self.send(leader, follow)
         self.node.moved[leader].pop(self.name, None)

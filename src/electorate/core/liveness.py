@@ -33,6 +33,7 @@ class Peer:
     """What one node promised another, and what it was promised."""
 
     __slots__ = (
+        "brought",
         "connected",
         "epoch",
         "granted",
@@ -59,6 +60,8 @@ class Peer:
         """The current stretch of our support for it."""
         self.watched = False
         """A silence timer is armed for it."""
+        self.brought = 0
+        """So many elections are here because it was the first to speak of them."""
         self.granted = float("-inf")
         """When we sent the newest beat that it supported."""
         self.pair: Pair = (0, 0)

@@ -21,10 +21,17 @@ Rank: TypeAlias = tuple[int, int, int, NodeId]
 """Who should win: compared as a tuple, the greatest is the best."""
 
 MAX_TERM: Term = 2**48
-"""A peer that names a later term is broken: a term a millisecond lasts 8,900 years."""
+"""The last one: a term a millisecond lasts 8,900 years."""
+
+MAX_LEAP: Term = 2**32
+"""No quorum makes so many terms in the life of a process: a peer that names a later one is broken."""
 
 NOBODY: NodeId = ""
-"""Backed in a term in which this node must not back anyone: its lost store may have."""
+"""Backed in a term in which this node must back nobody: it may have backed another, and not remember."""
+
+OTHERS = ""
+"""No election has this name. The promise under it is the one in every election that is not remembered: its
+term is the *floor*."""
 
 
 # --- membership and quorums -----------------------------------------------------------------------
@@ -171,7 +178,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ring: Literal["tanenbaum", "chang-roberts", "hirschberg-sinclair"] = "tanenbaum"
     elections: tuple[str, ...] | None = None
     """The elections held; None: any that a member speaks of, up to `max_elections`."""
-    max_elections: int = 100_000
+    max_elections: int = 50_000
+    """What other members speak of fills this at most; one of them, half of it."""
+    forget_after: float = 600.0
+    """An election that nobody leads, and that nobody here wants to, is forgotten after so many seconds, or up
+    to twice as many; 0: never."""
 
     @property
     def preempts(self) -> bool:
@@ -210,7 +221,13 @@ class Gone(msgspec.Struct, frozen=True, array_like=True):
     gone: bool
 
 
-Record: TypeAlias = Promise | Gone
+class Forget(msgspec.Struct, frozen=True, array_like=True):
+    """The promise in this election is not needed any more: the one in `OTHERS` covers it."""
+
+    election: str
+
+
+Record: TypeAlias = Promise | Gone | Forget
 """What a store keeps for the core."""
 
 
@@ -250,6 +267,9 @@ class Reason(StrEnum):
 
 # --- messages -------------------------------------------------------------------------------------
 
+NO_SUPPORT = -1
+"""The epoch of one who follows and does not support."""
+
 
 class Message(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Anything one node says to another."""
@@ -281,13 +301,21 @@ class Recall(Message, frozen=True):
 
 
 class Recalled(Message, frozen=True):
-    """A page of the terms that I know, in the order of the names; and for how long I may have promised."""
+    """A page of the terms that I know, in the order of the names; for how long I may have promised; and my
+    floor, which covers the elections that I have forgotten."""
 
     number: int
     after: str
     terms: tuple[tuple[str, Term], ...]
     more: bool
     lease: float
+    floor: Term = 0
+
+
+class Floor(Message, frozen=True):
+    """No term up to this one may be claimed any more in an election that is not remembered."""
+
+    term: Term
 
 
 class ElectionMessage(Message, frozen=True):
@@ -339,6 +367,7 @@ class Follow(ElectionMessage, frozen=True):
 
     incarnation: int
     epoch: int
+    """`NO_SUPPORT`: I only know that you lead."""
     contends: bool
     position: int
 
@@ -405,7 +434,13 @@ class TransferLapsed(msgspec.Struct, frozen=True, gc=False):
     positions: tuple[int, int] | None
 
 
-Notice: TypeAlias = Awaiting | Rejoined | TransferLapsed
+class Forgotten(msgspec.Struct, frozen=True, gc=False):
+    """This election is gone, as if it had never been spoken of, but for the terms that it may have."""
+
+    election: str
+
+
+Notice: TypeAlias = Awaiting | Rejoined | TransferLapsed | Forgotten
 """What a driver may want to tell people."""
 
 Effect: TypeAlias = Save | Send | Arm | Disarm | Changed | Notice

@@ -11,20 +11,26 @@ one Beat per peer and interval for all the elections it leads, and none if it le
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from electorate.core.bully import Bully
 from electorate.core.elector import Elector
 from electorate.core.identity import Rejoin, Start
 from electorate.core.liveness import Beats, Followers, Lease, Pair, Peer, Tenure
 from electorate.core.model import (
+    MAX_LEAP,
     MAX_TERM,
+    NOBODY,
+    OTHERS,
     Arm,
     Awaiting,
     Beat,
     Disarm,
     Effect,
     ElectionMessage,
+    Floor,
+    Forget,
+    Forgotten,
     Gone,
     Kind,
     Membership,
@@ -39,6 +45,7 @@ from electorate.core.model import (
     Send,
     Settings,
     Support,
+    Term,
     Timer,
     View,
 )
@@ -58,6 +65,7 @@ ALGORITHMS: Mapping[str, type[Elector]] = {
 
 BEAT: Timer = ("beat", "")
 RECALL: Timer = ("recall", "")
+FORGET: Timer = ("forget", "")
 MAX_NAME = 200
 """The longest name of an election that a peer can make this node remember."""
 FIRST = Start()
@@ -74,7 +82,8 @@ class Node:
 
     `promises`, `gone` and `longest_lease` are what its store holds: its votes, whom it refuses until they
     rejoin, and for how long it may have promised its support, in seconds. `start` is this start of it, whose
-    incarnation grows with every one. With `rejoin` it asks the others before it votes (see "rejoining").
+    incarnation grows with every one. With `rejoin` it asks the others before it votes (see "rejoining"). It
+    never forgets the elections that it `keeps`.
     """
 
     def __init__(
@@ -88,6 +97,7 @@ class Node:
         gone: frozenset[NodeId] = frozenset(),
         longest_lease: float = 0.0,
         rejoin: Rejoin | None = None,
+        keeps: Iterable[str] = (),
     ) -> None:
         self.me = me
         self.membership = membership
@@ -96,6 +106,10 @@ class Node:
         self.kind = membership.by_id[me].kind
         self.started = start
         self.promises = dict(promises or {})
+        self.floor: Term = self.promises.pop(OTHERS, Promise(OTHERS)).term
+        """No term up to this one can be claimed in an election that is not remembered."""
+        self.first_floor = self.floor
+        self.keeps = frozenset((*keeps, *(settings.elections or ())))
         self.gone = gone
         self.longest_lease = max(longest_lease, self.timing.lease)
         self.now = 0.0
@@ -109,6 +123,10 @@ class Node:
         """The voters to which there is a connection, and myself if I vote."""
         self.beats = Beats(start.incarnation, self.timing.lease)
         self.elections: dict[str, Elector] = {}
+        self.dormant: frozenset[str] = frozenset()
+        """The elections that were idle when I last looked."""
+        self.looking = False
+        """The timer for the next look is armed."""
         self.restless: dict[str, Elector] = {}
         """Those in which this event may have left nobody who is about to try."""
         self.leading: dict[str, Elector] = {}
@@ -172,6 +190,8 @@ class Node:
             self.on_recall(sender, message)
         elif isinstance(message, Recalled):
             self.on_recalled(sender, message)
+        elif isinstance(message, Floor):
+            self.raise_floor(message.term)
         else:
             self.ignore("not a message")
         return self.effects()
@@ -185,6 +205,8 @@ class Node:
             self.beat()
         elif purpose == "recall":
             self.recall()
+        elif purpose == "forget":
+            self.forget_idle()
         elif subject in self.elections:
             self.elections[subject].fire(purpose)
         return self.effects()
@@ -199,6 +221,8 @@ class Node:
             if self.membership.by_id[peer].kind is not Kind.OBSERVER:
                 self.reachable.add(peer)
             self.ask_to_recall(peer)
+            if self.floor:
+                self.out.append(Send(peer, Floor(self.floor)))
             for election in self.elections.values():
                 election.peer_found(peer)
         else:
@@ -290,7 +314,8 @@ class Node:
         return tenure is not None and (now < tenure.lease.until or now < tenure.assured)
 
     def view(self, name: str) -> View | None:
-        return self.elections[name].view if name in self.elections else None
+        election = self.elections.get(name)
+        return election.view if election else None
 
     @property
     def gathered_at(self) -> float:
@@ -323,16 +348,27 @@ class Node:
 
     # --- elections --------------------------------------------------------------------------------
 
-    def election(self, name: str) -> Elector | None:
-        """The election of that name, which comes into being when it is first spoken of."""
+    def election(self, name: str, by: NodeId | None = None) -> Elector | None:
+        """The election of that name, which comes into being when it is first spoken of, be it by another."""
         found = self.elections.get(name)
-        if found is None and self.may_hold(name):
-            settings = self.settings
-            algorithm = settings.ring if settings.algorithm == "ring" else settings.algorithm
-            promise = self.promises.get(name) or Promise(name)
-            found = self.elections[name] = ALGORITHMS[algorithm](self, name, promise)
-        elif found is None:
+        if name in self.dormant:
+            self.dormant -= {name}
+        if found is not None:
+            return found
+        if not self.may_hold(name):
             self.ignore("an unknown election")
+            return None
+        if by in self.peers and 2 * self.peers[by].brought >= self.settings.max_elections:
+            self.ignore("more elections than one member may bring")
+            return None
+        settings = self.settings
+        algorithm = settings.ring if settings.algorithm == "ring" else settings.algorithm
+        found = self.elections[name] = ALGORITHMS[algorithm](self, name, self.promises.pop(name, None))
+        if by in self.peers:
+            self.peers[by].brought += 1
+            found.brought_by = by
+        if name not in self.keeps and not self.looking:
+            self.look_later(settings.forget_after)
         return found
 
     def may_hold(self, name: str) -> bool:
@@ -343,12 +379,18 @@ class Node:
 
     def on_election_message(self, sender: NodeId, message: ElectionMessage) -> None:
         newest = message.newest if isinstance(message, Refuse) else message.term
-        if not (0 <= message.term <= MAX_TERM and newest <= MAX_TERM):
-            self.ignore("an absurd term")
+        known = self.elections.get(message.election)
+        if not (message.term >= 0 and self.is_credible(max(message.term, newest), known)):
+            self.ignore("a leap of terms that no quorum can have made")
         elif self.rejoin is not None:
             self.ignore("a message before this node has rejoined")
-        elif election := self.election(message.election):
+        elif election := self.election(message.election, sender):
             election.receive(sender, message)
+            if election.is_blank and election.name not in self.keeps:
+                self.forget(election)
+
+    def is_credible(self, term: Term, known: Elector | None) -> bool:
+        return term <= min(MAX_TERM, MAX_LEAP + (known.origin if known else self.floor))
 
     def begin(self, now: float) -> None:
         """An event begins. First of all, a leadership whose lease has ended ends for good: it must not come
@@ -367,6 +409,52 @@ class Node:
 
     def ignore(self, reason: str) -> None:
         self.ignored[reason] += 1
+
+    # --- forgetting -------------------------------------------------------------------------------
+    #
+    # An election that nobody leads, and that nobody here wants to, need not be kept: what I may have voted in
+    # it is covered by the floor, as if I had adopted that term in every election that I do not remember. Who
+    # leads one of them in a term up to the floor is known and missed like any leader, but not supported: I do
+    # not know whether I have followed a later one. The floors of all nodes are the same, as far as they can
+    # talk: else new elections would begin with terms that others refuse.
+
+    def look_later(self, seconds: float) -> None:
+        self.looking = seconds > 0
+        if self.looking:
+            self.out.append(Arm(FORGET, seconds, seconds))
+
+    def forget_idle(self) -> None:
+        """Forget what was idle when I last looked, and has not been spoken of since."""
+        others = [election for name, election in self.elections.items() if name not in self.keeps]
+        idle = [e for e in others if e.is_idle and e.promise.term <= self.first_floor + MAX_LEAP]
+        ripe = [election for election in idle if election.name in self.dormant]
+        self.raise_floor(max((election.promise.term for election in ripe[:MUCH]), default=0))
+        for election in ripe[:MUCH]:
+            self.forget(election)
+        left = ripe[MUCH:] or [election for election in idle if election.name in self.elections]
+        self.dormant = frozenset(election.name for election in left)
+        if len(ripe) > MUCH:
+            self.look_later(self.timing.beat)
+        else:
+            self.look_later(self.settings.forget_after if len(others) > len(ripe) else 0.0)
+
+    def forget(self, election: Elector) -> None:
+        name = election.name
+        del self.elections[name]
+        self.restless.pop(name, None)
+        for moved in self.moved.values():
+            moved.pop(name, None)
+        if election.brought_by is not None:
+            self.peers[election.brought_by].brought -= 1
+        if not election.is_blank:
+            self.out.append(Save(Forget(name)))
+        self.out.append(Forgotten(name))
+
+    def raise_floor(self, term: Term) -> None:
+        if self.floor < term <= self.first_floor + MAX_LEAP:
+            self.floor = term
+            self.out.append(Save(Promise(OTHERS, term, NOBODY)))
+            self.out.extend(Send(id, Floor(term)) for id, peer in self.peers.items() if peer.connected)
 
     # --- tenure: the leader's side ----------------------------------------------------------------
 
@@ -564,7 +652,7 @@ class Node:
                 break
             terms.append((name, self.elections[name].promise.term))
             size += len(name.encode()) + 16
-        page = Recalled(recall.number, recall.after, tuple(terms), more, self.longest_lease)
+        page = Recalled(recall.number, recall.after, tuple(terms), more, self.longest_lease, self.floor)
         self.out.append(Send(sender, page))
         return None
 
@@ -585,10 +673,14 @@ class Node:
             return self.ignore("a Recalled that I do not wait for")
         if recalled.after != self.answered.get(sender, "") or sender not in self.membership.voters:
             return self.ignore("a page that I do not wait for")
+        self.raise_floor(recalled.floor)
         for name, term in recalled.terms:
-            election = self.election(name)
-            if election and 0 < term <= MAX_TERM:
+            if not 0 < term <= MAX_TERM:
+                continue
+            if election := self.election(name):
                 election.vote_for_nobody(term, self.rejoin.lost)
+            else:
+                self.raise_floor(term)
         if recalled.lease <= LONGEST_LEASE:
             self.longest_lease = max(self.longest_lease, recalled.lease)
         self.answered[sender] = recalled.terms[-1][0] if recalled.more and recalled.terms else None
@@ -621,6 +713,7 @@ class Node:
             (self.started, self.started_at, self.quiet_until, self.longest_lease, self.next_check),
             (self.beats.seq, self.beats.sent, self.beats.running),
             (self.rejoin, self.lost_store, frozenset(self.answered.items()), self.awaited, self.gone),
+            (self.floor, self.first_floor, self.dormant, self.looking),
             frozenset(self.reachable),
             frozenset(peer.state() for peer in self.peers.values()),
             frozenset((name, election.state()) for name, election in self.elections.items()),

@@ -112,6 +112,10 @@ class Ring(Elector):
     """When the round that I have begun should have ended, unless the network is slow: if I swallow a lesser
     one's message after that, I begin another."""
 
+    @property
+    def is_idle(self) -> bool:
+        return super().is_idle and not self.underway
+
     # --- first turn: who is best ------------------------------------------------------------------
 
     def campaign(self) -> None:

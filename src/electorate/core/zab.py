@@ -43,7 +43,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from electorate.core.elector import Elector
-from electorate.core.model import Claim, ElectionMessage, NodeId, Reason, Role, Term
+from electorate.core.model import MAX_LEAP, Claim, ElectionMessage, NodeId, Reason, Role, Term
 
 
 class State(StrEnum):
@@ -190,6 +190,8 @@ class Zab(Elector):
             return self.node.ignore("a vote of, or to, one who does not vote")
         if vote != NO_VOTE and vote.leader not in membership.candidates:
             return self.node.ignore("a vote for one who may not lead")
+        if notification.round > self.round + MAX_LEAP:
+            return self.node.ignore("a leap of rounds that nobody can have made")
         if notification.state is not State.LOOKING:
             return self.on_settled_vote(sender, notification, vote) if self.looking else None
         if self.role is Role.FOLLOWER and self.leader is None:

@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Unpack
+from weakref import WeakValueDictionary
 
 from electorate.election import NOTHING, Election, Guarantees, LeaderView, Position, Tenure
 from electorate.engines.url import URL, shown
@@ -145,6 +146,7 @@ class EmbeddedElection(Election):
     def contend(self) -> None:
         self.check_here()
         self.contends = True
+        self.node._used[self.name] = self
         if self.node.started:
             self.node.host.contend(self.name)
             if self.node.host.view(self.name) is None:
@@ -339,7 +341,9 @@ class Node:
         self.handle_sigterm = handle_sigterm
         self.stop_timeout = stop_timeout
         self.timekeeper = Timekeeper()
-        self.elections: dict[str, EmbeddedElection] = {}
+        self.elections: WeakValueDictionary[str, EmbeddedElection] = WeakValueDictionary()
+        self._used: dict[str, EmbeddedElection] = {}
+        """Those that have not been forgotten: they live on though nobody holds them."""
         self.host: Host
         self.started = False
         self._around = AsyncExitStack()
@@ -358,13 +362,14 @@ class Node:
     def election(self, name: str | None = None) -> EmbeddedElection:
         """The election of this name (by default the first of the configuration); always the same object."""
         name = self.config.elections[0] if name is None else name
-        if name not in self.elections:
-            self.elections[name] = EmbeddedElection(self, name)
+        election = self.elections.get(name)
+        if election is None:
+            election = self.elections[name] = self._used[name] = EmbeddedElection(self, name)
             if self.started:
-                self.elections[name].refresh()
+                election.refresh()
             elif self.used:
-                self.elections[name].close()
-        return self.elections[name]
+                election.close()
+        return election
 
     @property
     def forked(self) -> bool:
@@ -397,7 +402,7 @@ class Node:
             metadata=self.metadata,
             contends=(),
         )
-        host.observe(self._observe, "view", "stalled", "failed", "lapsed")
+        host.observe(self._observe, "view", "stalled", "failed", "lapsed", "forgotten")
         trace_elections(host)
         await host.start()
         self.host = host
@@ -507,7 +512,9 @@ class Node:
         os._exit(128 + signal.SIGTERM)
 
     def _observe(self, kind: str, what: dict[str, Any]) -> None:
-        if kind == "view" and what["election"] in self.elections and self.started:
+        if kind == "forgotten":
+            self._used.pop(what["election"], None)
+        elif kind == "view" and what["election"] in self.elections and self.started:
             self.elections[what["election"]].refresh()
         elif kind == "lapsed" and what["election"] in self.elections:
             self.elections[what["election"]].lapsed(what["reason"])

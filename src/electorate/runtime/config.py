@@ -35,6 +35,9 @@ T = TypeVar("T")
 MAX_METADATA = 2000
 LONGEST = 120.0
 """No duration is longer than so many seconds; who says more has probably meant milliseconds."""
+A_YEAR = 365 * 86_400.0
+MOST_ELECTIONS = 1_000_000
+"""No node has room for more."""
 
 Algorithm = Literal["bully", "ring", "raft", "zab"]
 RankBy = Literal["id", "position", "spread"]
@@ -86,6 +89,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     pre_vote: bool = True
     freshness: Freshness = "require"
     ring: Ring = "tanenbaum"
+    max_elections: int = Settings().max_elections
+    forget_after: float = Settings().forget_after
+    """An election that nobody leads, and that this node does not contend for, is forgotten then; 0: never."""
     fast_failover: bool = True
     """A refused connection proves that a process is gone; false where addresses go through a proxy."""
     timing: Timing = Timing()
@@ -108,7 +114,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     @property
     def settings(self) -> Settings:
         names = ("algorithm", "rank_by", "stagger", "preempt", "pre_vote", "freshness", "ring", "timing")
-        return Settings(**{name: getattr(self, name) for name in names})
+        bounds = ("max_elections", "forget_after")
+        return Settings(**{name: getattr(self, name) for name in (*names, *bounds)})
 
     def address(self, node: NodeId) -> tuple[str, int]:
         return split_address(self.nodes[node].address)
@@ -154,6 +161,8 @@ class Keywords(TypedDict, total=False):
     pre_vote: bool
     freshness: Freshness
     ring: Ring
+    max_elections: int
+    forget_after: float
     fast_failover: bool
     timing: Mapping[str, float]
     beat: float
@@ -403,6 +412,14 @@ def complaints_about_metadata(metadata: Mapping[Any, Any]) -> Iterator[str]:
 
 
 def complaints_about_elections(config: Config) -> Complaints:
+    if not len(config.elections) <= config.max_elections <= MOST_ELECTIONS:
+        yield (
+            "max_elections",
+            f": {config.max_elections} must be from {len(config.elections)}, which are named, to"
+            f" {MOST_ELECTIONS}",
+        )
+    if not 0 <= config.forget_after <= A_YEAR:
+        yield "forget_after", f": {config.forget_after:g} must be a number of seconds from 0 to {A_YEAR:g}"
     if not config.elections:
         yield "elections", ": name at least one, or leave the key out"
     for election in config.elections:

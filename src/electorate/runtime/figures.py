@@ -100,6 +100,10 @@ class Figures:
         if last is None or (last.leader, last.term) != (leader, term):
             self.reigns[election] = Reign(leader, term, time.time(), last.changes + 1 if last else 0)
 
+    def forget(self, election: str) -> None:
+        for known in (self.roles, self.candidate_since, self.reigns, self.leaderless_since):
+            known.pop(election, None)
+
     def count(self, role: Role, was: Role | None) -> None:
         if role is Role.CANDIDATE:
             self.elections["started"] += 1

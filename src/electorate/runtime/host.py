@@ -28,6 +28,7 @@ from electorate.core.model import (
     Effect,
     ElectionMessage,
     Follow,
+    Forgotten,
     Gone,
     Kind,
     Message,
@@ -67,6 +68,9 @@ PAUSE = 0.1
 
 REASONS = 1000
 """So many different complaints at most are remembered; strangers must not fill the memory."""
+
+BURST = 100
+"""So many changes of leadership are logged one by one within a second."""
 
 NAMED = 5
 """So many keys at most are named in a sentence."""
@@ -156,6 +160,8 @@ class Host:
         self.leases: dict[str, tuple[Term, float]] = {}
         self.shown: dict[str, tuple[NodeId | None, Term]] = {}
         """The leader of each election that the log has told of last."""
+        self.burst = 0
+        """So many changes of leadership there were within a second."""
         self.wishes = wishes.Wishes(self.do_contend, self.do_withdraw)
         self.forked = False
         """This process was forked off the one that is this node."""
@@ -196,6 +202,7 @@ class Host:
             gone=self.store.gone(),
             longest_lease=self.conditions.longest_lease,
             rejoin=self.conditions.rejoin,
+            keeps=self.config.elections,
         )
 
     def identity(self, asked: Start | None) -> Identity:
@@ -584,8 +591,15 @@ class Host:
             self.awaits(notice.nodes)
         elif isinstance(notice, Rejoined):
             self.has_rejoined()
+        elif isinstance(notice, Forgotten):
+            self.forget(notice.election)
         else:
             self.tell("lapsed", {"election": notice.election, "reason": self.lapse(notice)})
+
+    def forget(self, election: str) -> None:
+        self.shown.pop(election, None)
+        self.figures.forget(election)
+        self.tell("forgotten", {"election": election})
 
     def awaits(self, nodes: tuple[NodeId, ...]) -> None:
         self.awaited = nodes
@@ -636,11 +650,16 @@ class Host:
         return f"node {notice.heir} is behind: its position is {theirs}, that of node {self.id} {mine}"
 
     def log_change(self, view: View) -> None:
-        """One line for each change of leadership."""
+        """One line for each change of leadership, as long as they are not too many."""
         shown = (view.leader, view.term if view.leader else 0)
         if self.shown.get(view.election, (None, 0)) == shown:
             return
         self.shown[view.election] = shown
+        if not self.burst:
+            self.loop.call_later(1.0, self.end_burst)
+        self.burst += 1
+        if self.burst > BURST:
+            return
         who = "nobody leads" if view.leader is None else f"{view.leader} leads"
         self.log.info(
             "%s: %s, term %d",
@@ -655,6 +674,11 @@ class Host:
                 "term": view.term,
             },
         )
+
+    def end_burst(self) -> None:
+        if self.burst > BURST:
+            self.log.info("and %d more changes of leadership within a second", self.burst - BURST)
+        self.burst = 0
 
     # --- what the links report -----------------------------------------------------------------------------
 

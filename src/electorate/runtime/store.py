@@ -17,7 +17,7 @@ import queue
 import random
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -29,7 +29,7 @@ import msgspec
 
 from electorate.core.configuration import Voters
 from electorate.core.identity import Rejoin, Start
-from electorate.core.model import Gone, NodeId, Promise, Record
+from electorate.core.model import Forget, Gone, NodeId, Promise, Record
 from electorate.errors import InUse, UserError
 
 T = TypeVar("T")
@@ -164,9 +164,11 @@ class Store:
     def rows(self, table: str) -> list[tuple[Any, ...]]:
         return self.database.execute(f"SELECT * FROM {table}").fetchall()
 
-    def write(self, rows: Mapping[str, list[Row]]) -> None:
-        """Make these rows durable, by table, in one transaction. Raises `sqlite3.Error` if that fails."""
+    def write(self, rows: Mapping[str, list[Row]], forgotten: Collection[str] = ()) -> None:
+        """Make these rows durable, by table, and drop the promises in those elections, in one transaction.
+        Raises `sqlite3.Error` if that fails."""
         marks = {(table, row[0]): digest(table, row) for table in rows for row in rows[table]}
+        marks |= {("promise", election): 0 for election in forgotten}
         seal = self.seal
         for key, mark in marks.items():
             seal ^= mark ^ self.marks.get(key, 0)
@@ -175,6 +177,7 @@ class Store:
             for table, some in rows.items():
                 places = ", ".join("?" * len(some[0]))
                 self.database.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", some)
+            self.database.executemany("DELETE FROM promise WHERE election = ?", zip(forgotten))
             self.database.execute("INSERT OR REPLACE INTO seal VALUES ('all', ?)", (seal,))
             self.database.execute("COMMIT")
         except sqlite3.Error:
@@ -182,6 +185,8 @@ class Store:
                 self.database.execute("ROLLBACK")
             raise
         self.marks.update(marks)
+        for election in forgotten:
+            del self.marks["promise", election]
         self.seal = seal
 
     # --- which life this is, and who the others are ------------------------------------------------
@@ -260,14 +265,17 @@ class Store:
     def commit(self, records: Iterable[Record]) -> None:
         """Make these durable in one transaction. Raises `sqlite3.Error` if that fails."""
         rows: dict[str, list[Row]] = {}
+        last: dict[str, Promise | Forget] = {}
         for record in records:
             if isinstance(record, Gone):
                 rows.setdefault("gone", []).append((record.node, int(record.gone)))
             else:
-                rows.setdefault("promise", []).append(
-                    (record.election, record.term, record.backed, record.epoch)
-                )
-        self.write(rows)
+                last[record.election] = record
+        if kept := [
+            msgspec.structs.astuple(record) for record in last.values() if isinstance(record, Promise)
+        ]:
+            rows["promise"] = kept
+        self.write(rows, [election for election, record in last.items() if isinstance(record, Forget)])
 
     def close(self) -> None:
         if hasattr(self, "database"):

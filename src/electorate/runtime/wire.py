@@ -23,6 +23,7 @@ from electorate.core.identity import Identity, Start
 from electorate.core.model import (
     Accept,
     Beat,
+    Floor,
     Follow,
     Grant,
     Lead,
@@ -51,6 +52,7 @@ Word: TypeAlias = (
     | Support
     | Recall
     | Recalled
+    | Floor
     | Accept
     | Refuse
     | Lead

@@ -88,6 +88,8 @@ class Storm:
             strikes = ROUGH if level == "rough" else HOSTILE
             alone = len(world.hosts) == 1
             self.strikes = [strike for strike in strikes if not (alone and strike in AMONG_SEVERAL)]
+            if world.plan.settings.elections is None and world.plan.settings.forget_after < until:
+                self.strikes += [Storm.lay_down, Storm.lay_down]
             self.next_strike()
 
     def next_strike(self) -> None:
@@ -340,6 +342,15 @@ class Storm:
         host = self.target()
         host.commit_time = (0.01, self.random.uniform(0.02, 0.4))
         self.later(0.1, 1.0, setattr, host, "commit_time", COMMIT)
+
+    def lay_down(self) -> None:
+        """Nobody wants to lead an election any more, until it may have been forgotten."""
+        election, after = self.random.choice(self.world.plan.elections), self.world.plan.settings.forget_after
+        for host in self.world.hosts.values():
+            if host.contends[election]:
+                self.later(after, 5 * after, host.wish, "contend", election)
+            host.wish("set_position", election, 0)
+            host.wish("withdraw", election)
 
     def wish(self) -> None:
         """The user of a node wants something, whether it makes sense there or not."""

@@ -105,7 +105,7 @@ def check_best_leads(world: World) -> None:
         contenders = [
             host.node.elections[election].rank
             for host in world.hosts.values()
-            if host.up and host.node.elections[election].contends
+            if host.up and election in host.node.elections and host.node.elections[election].contends
         ]
         if leader and contenders and max(contenders)[-1] != leader:
             world.invariants.violated("I6", f"{leader} leads {election}, but {max(contenders)[-1]} is better")

@@ -44,6 +44,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
             **draw_options(random),
             timing=FAST,
             elections=random.choice((elections, None)),
+            forget_after=Random(f"memory {seed}").choice((600.0, 600.0, 0.2, 1.0)),
         )
         return Plan(
             membership=membership,

@@ -20,6 +20,7 @@ from electorate.core.model import (
     Awaiting,
     Beat,
     Effect,
+    Forget,
     Gone,
     Kind,
     Membership,
@@ -372,6 +373,8 @@ class Host:
             if isinstance(record, Promise):
                 self.store.promises[record.election] = record
                 self.world.invariants.saved(self, record)
+            elif isinstance(record, Forget):
+                self.store.promises.pop(record.election, None)
             elif record.gone:
                 self.store.gone.add(record.node)
             else:

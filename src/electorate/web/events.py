@@ -51,7 +51,7 @@ class Events:
         self.host = host
         self.loop = loop
         self.first = self.newest = host.node.incarnation << 32
-        self.line: deque[dict[str, Any]] = deque()
+        self.line: deque[tuple[str, dict[str, Any]]] = deque()
         """What has changed, and has no number yet."""
         self.called = False
         """The loop of HTTP knows that there is something in the line."""
@@ -62,12 +62,12 @@ class Events:
         self._change = loop.create_future()
         for election in tuple(host.node.elections.values()):
             self.observe("view", msgspec.structs.asdict(election.view))
-        host.observe(self.observe, "view")
+        host.observe(self.observe, "view", "forgotten")
 
     # --- in the loop of the node --------------------------------------------------------------------
 
     def observe(self, kind: str, view: dict[str, Any]) -> None:
-        self.line.append(view)
+        self.line.append((kind, view))
         if not self.called:
             self.called = True
             with suppress(RuntimeError):  # it has ended
@@ -82,12 +82,12 @@ class Events:
     def take(self) -> None:
         self.called = False
         while self.line:
-            self.newest += 1
-            event = Event(self.newest, self.line.popleft())
-            election = event.view["election"]
-            self.ring.append(event)
-            self.latest.pop(election, None)
-            self.latest[election] = event
+            kind, view = self.line.popleft()
+            self.latest.pop(view["election"], None)
+            if kind == "view":
+                self.newest += 1
+                self.latest[view["election"]] = event = Event(self.newest, view)
+                self.ring.append(event)
         self.wake()
 
     def close(self) -> None:
