@@ -40,11 +40,13 @@ LEADERSHIP = ("leadership", "leadership_threads")
 TESTS: Mapping[str, tuple[str, ...]] = {
     "core": (
         *("identity", "barrier", "rejoin", "answers", "wishes", "work", "mutants_killed", "core"),
+        "forget",
         *("conformance", "counts", "scenarios", "guards", "fuzz_core"),
     ),
     "core/configuration.py": ("runtime_configuration",),
     "runtime": (
         *("runtime_identity", "runtime_proof", "runtime_rejoin", "runtime_configuration", "runtime_store"),
+        "runtime_forget",
         *("runtime_clock", "runtime_wire", "runtime_host", "runtime_names"),
     ),
     "leadership": LEADERSHIP,

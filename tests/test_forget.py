@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from electorate.core.identity import Rejoin, Start
 from electorate.core.model import (
     MAX_LEAP,
     NO_SUPPORT,
@@ -29,6 +30,7 @@ from electorate.core.model import (
 )
 from electorate.core.node import MUCH, Node
 from electorate.core.raft import RequestVote
+from electorate.core.ring import Token
 from electorate.core.zab import Notification, State, Zab
 from tests.table import E, Table
 
@@ -270,3 +272,55 @@ def test_many_are_forgotten_a_part_at_a_time() -> None:
     ]
     assert seen == [0, MUCH, MUCH, 1]
     assert node.elections == {} and not node.looking
+
+
+def test_the_floor_is_told_as_soon_as_it_rises() -> None:
+    on = table()
+    term = lead_and_end(on)
+    for _ in range(2):
+        on["a"].fire("forget", "")
+    on.settle()
+    assert [on[id].node.floor for id in "abc"] == [term, term, term]
+
+
+def test_what_is_wanted_without_a_quorum_is_kept() -> None:
+    on = Table("abc", elections=None, forget_after=WHILE)
+    on.do("a", Node.contend, JOB)
+    pass_by(on)
+    assert elections(on)["a"] == [JOB]
+
+
+def test_a_node_of_a_ring_waits_for_the_ack_of_what_it_has_passed_on() -> None:
+    on = table(algorithm="ring")
+    on.do("b", Node.receive, "a", Token(JOB, 0, "a", 1, ("a",), (("a", 0),)))
+    on.wire.clear()
+    pass_by(on)
+    assert elections(on)["b"] == [JOB]
+    on["b"].fire("hop", JOB)
+    assert [(to, type(message)) for _, to, message in on.wire] == [("a", Token)], (
+        "it skips the one that is silent"
+    )
+
+
+def test_who_rejoins_is_bound_by_the_floor_of_others_and_by_what_finds_no_room() -> None:
+    membership = Membership(tuple(Member(id) for id in "abc"))
+    node = Node("a", membership, Settings(max_elections=1), start=Start(1, 5), rejoin=Rejoin())
+    node.start(0.0)
+    node.connected(0.0, "b", 1)
+    node.receive(0.0, "b", Recalled(5, "", (("one", 3),), False, 0.5, 4))
+    assert node.floor == 4
+    node.connected(0.0, "c", 1)
+    node.receive(0.0, "c", Recalled(5, "", (("one", 3), ("two", 9)), False, 0.5, 2))
+    assert node.rejoin is None
+    assert node.floor == 9, "no vote is given in a term of 'two' that is over"
+
+
+def test_a_leap_is_measured_from_what_is_in_the_store() -> None:
+    term = 3 * MAX_LEAP
+    promises = {JOB: Promise(JOB, term, "b"), OTHERS: Promise(OTHERS, term - 1, NOBODY)}
+    node = Node("a", Membership((Member("a"), Member("b"))), Settings(), promises=promises)
+    node.start(0.0)
+    node.connected(1.0, "b", 1)
+    for name in (JOB, "another"):
+        node.receive(1.0, "b", Lead(name, term + 1, 0))
+        assert node.elections[name].leader == "b"

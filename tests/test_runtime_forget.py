@@ -110,6 +110,7 @@ def test_a_store_forgets_and_keeps_in_the_order_it_is_told(tmp_path: Path) -> No
     store.commit([Promise("w", 5, "b"), Forget("w")])
     expected = {OTHERS: Promise(OTHERS, 3, ""), "y": Promise("y", 4, "b"), "z": Promise("z", 3, "c")}
     assert store.load() == expected
+    assert {key for table, key in store.marks if table == "promise"} == expected.keys()
     store.close()
     store = Store(tmp_path, "test", "a")
     assert store.load() == expected, "what was forgotten is no longer part of the seal"

@@ -386,8 +386,8 @@ class Node:
             self.ignore("a message before this node has rejoined")
         elif election := self.election(message.election, sender):
             election.receive(sender, message)
-            if election.is_blank and election.name not in self.keeps:
-                self.forget(election)
+            if known is None and election.is_blank and election.name not in self.keeps:
+                self.drop(election)
 
     def is_credible(self, term: Term, known: Elector | None) -> bool:
         return term <= min(MAX_TERM, MAX_LEAP + (known.origin if known else self.floor))
@@ -439,16 +439,18 @@ class Node:
             self.look_later(self.settings.forget_after if len(others) > len(ripe) else 0.0)
 
     def forget(self, election: Elector) -> None:
-        name = election.name
-        del self.elections[name]
-        self.restless.pop(name, None)
+        self.drop(election)
+        if not election.is_blank:
+            self.out.append(Save(Forget(election.name)))
+        self.out.append(Forgotten(election.name))
+
+    def drop(self, election: Elector) -> None:
+        del self.elections[election.name]
+        self.restless.pop(election.name, None)
         for moved in self.moved.values():
-            moved.pop(name, None)
+            moved.pop(election.name, None)
         if election.brought_by is not None:
             self.peers[election.brought_by].brought -= 1
-        if not election.is_blank:
-            self.out.append(Save(Forget(name)))
-        self.out.append(Forgotten(name))
 
     def raise_floor(self, term: Term) -> None:
         if self.floor < term <= self.first_floor + MAX_LEAP:

@@ -9,6 +9,7 @@ import msgspec
 from electorate.core.model import (
     Awaiting,
     ElectionMessage,
+    Forgotten,
     Message,
     NodeId,
     Notice,
@@ -60,6 +61,8 @@ def sentence(entry: Entry) -> str | None:
             return f"{node} rejoins, and waits for {', '.join(what.nodes) or 'more than there are'}"
         case "notice" if isinstance(what, TransferLapsed):
             return f"{node} keeps {what.election}: its transfer to {what.heir} has come to nothing"
+        case "notice" if isinstance(what, Forgotten):
+            return f"{node} forgets {what.election}"
         case "notice":
             return f"{node} has rejoined"
         case "view" if isinstance(what, View):
