@@ -66,6 +66,58 @@ async def test_a_transfer_reaches_whom_the_user_has_named(tmp_path: Path, algori
     assert log.overlaps() == []
 
 
+@pytest.mark.parametrize("algorithm", ["bully", "ring", "raft", "zab"])
+@in_loop
+async def test_a_loop_that_leads_again_and_again_does_not_undo_a_transfer(
+    tmp_path: Path, algorithm: str
+) -> None:
+    """Its work ends, and it contends again, though it ranks higher."""
+    async with cluster(tmp_path, algorithm=algorithm) as of:
+        log, begun = Log(), asyncio.Event()
+
+        async def again_and_again() -> None:
+            while not of["c"].closed:
+                await work(of["c"], log)
+                begun.set()
+
+        looping = asyncio.create_task(again_and_again())
+        await until(lambda: log.spans)
+        heir = asyncio.create_task(work(of["a"], log))
+        await contended({id: of[id] for id in "ac"}, "c")
+        assert (await of["c"].transfer("a")).id == "a"
+        await begun.wait()
+        await until(lambda: of["c"].contends and of["c"].view.id == "a")
+        await until(lambda: of["a"].is_leader)
+        term = of["a"].view.term
+        of["c"].withdraw()
+        of["c"].contend()
+        await until(lambda: "c" in of["a"].node.host.node.leading["main"].contenders)
+        await asyncio.sleep(3 * LEASE)
+        assert of["a"].is_leader and of["a"].view.term == term
+        for task in (looping, heir):
+            task.cancel()
+        await asyncio.wait([looping, heir])
+    assert [span[2] for span in log.spans][:2] == ["c", "a"]
+
+
+@in_loop
+async def test_who_has_asked_for_a_transfer_hears_that_another_wish_has_come(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as of:
+        of["a"].position = 7
+        async with of["a"].leadership():
+            of["b"].contend()
+            of["c"].contend()
+            await contended(of, "a")
+            first = asyncio.create_task(of["a"].transfer("b"))
+            await asyncio.sleep(0)
+            second = asyncio.create_task(of["a"].transfer("c"))
+            with pytest.raises(ValueError, match="not handed over to b: another wish came after it"):
+                await first
+            with pytest.raises(ValueError, match="not handed over to c: node c is behind"):
+                await second
+            assert of["a"].is_leader
+
+
 @in_loop
 async def test_a_transfer_waits_for_its_heir_though_the_work_has_ended(tmp_path: Path) -> None:
     async with cluster(tmp_path) as of:

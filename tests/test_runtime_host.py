@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sys
 import threading
@@ -56,6 +57,24 @@ async def test_they_elect_hand_over_resign_and_leave(tmp_path: Path, algorithm: 
         terms = [what["term"] for _, kind, what in at.events if kind == "lease" and what["until"]]
         assert terms == sorted(terms)
         assert len(set(terms)) >= 4
+
+
+@in_loop
+async def test_who_stops_hands_over_to_whom_a_user_has_named_though_it_is_awaited(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as at:
+        first = await at.agreed()
+        heir, other = sorted(id for id in at.hosts if id != first.id)
+        for host in (first, at.hosts[other]):
+            host.set_position(E, 7)
+        leading = first.node.leading[E]
+        await until(lambda: leading.contenders.get(other) == 7 and heir in leading.contenders)
+        first.transfer(E, heir)
+        stopping = asyncio.create_task(at.stop(first.id))
+        await until(lambda: not leading.contends)
+        at.hosts[heir].set_position(E, 7)
+        await stopping
+        assert at.saw(first.id, "view", leader=heir)
+        assert not at.saw(other, "view", leader=other)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

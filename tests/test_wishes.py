@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from electorate.core.bully import Victory
 from electorate.core.model import (
     Follow,
     Lead,
@@ -18,6 +19,7 @@ from electorate.core.model import (
 )
 from electorate.core.node import Node
 from electorate.core.raft import RequestVote
+from electorate.sim.scenario import Play, understand
 from tests.table import E, Table
 
 
@@ -256,3 +258,181 @@ def test_an_heir_that_has_fallen_silent_does_not_end_a_leadership() -> None:
     assert table.leaders() == ["c"]
     table.do("c", Node.resign, E)
     assert heirs(table) == {"d"}, "the best of those that answer"
+
+
+# --- two wishes, one after the other
+
+ALGORITHMS = ("bully", "ring", "raft", "zab")
+
+
+def played(algorithm: str, *steps: str) -> list[tuple[str, str]]:
+    """Play this with four nodes, of which d leads first. Returns what was told of transfers: the heir, and why
+    it does not lead. Every invariant holds, that somebody always tries (I9) among them."""
+    content = {"story": "", "algorithm": algorithm, "nodes": 4, "steps": ["1.0 expect leader d", *steps]}
+    play = Play(understand(content))
+    world = play.run()
+    assert not play.failures
+    assert world.entries
+    lapsed = [entry.what for entry in world.entries if entry.kind == "notice"]
+    return [(what.heir, what.why) for what in lapsed if isinstance(what, TransferLapsed)]
+
+
+Told = list[tuple[str, str]]
+
+WORKING: dict[tuple[str, str], tuple[str, Told]] = {
+    ("transfer a", "transfer a"): ("a", []),
+    ("transfer a", "transfer b"): ("b", [("a", "overruled")]),
+    ("transfer a", "transfer d"): ("d", [("a", "overruled")]),
+    ("transfer a", "resign d"): ("c", [("a", "overruled")]),
+    ("transfer a", "withdraw d"): ("a", []),
+    ("transfer a", "contend d"): ("a", []),
+    ("transfer a", "position d 0"): ("a", []),
+    ("resign d", "transfer a"): ("a", []),
+    ("resign d", "transfer d"): ("d", []),
+    ("resign d", "resign d"): ("c", []),
+    ("resign d", "withdraw d"): ("c", []),
+    ("resign d", "contend d"): ("c", []),
+    ("withdraw d", "transfer a"): ("a", []),
+    ("withdraw d", "resign d"): ("c", []),
+    ("withdraw d", "withdraw d"): ("c", []),
+    ("withdraw d", "contend d"): ("d", []),
+    ("contend d", "transfer a"): ("a", []),
+    ("contend d", "resign d"): ("c", []),
+    ("contend d", "withdraw d"): ("c", []),
+}
+"""While d works: who leads when the work has ended, and what was told of transfers before."""
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("first, second", WORKING)
+def test_of_two_wishes_the_last_one_wins_when_the_work_has_ended(
+    algorithm: str, first: str, second: str
+) -> None:
+    leader, told = WORKING[first, second]
+    assert told == played(
+        algorithm,
+        "1.0 occupy d",
+        f"1.1 {first}",
+        f"1.2 {second}",
+        "1.3 expect leader d",
+        "1.3 vacate d",
+        f"1.6 expect leader {leader}",
+        f"6.0 expect leader {leader}",
+    )
+
+
+AWAITING: dict[str, tuple[str, str, Told]] = {
+    "transfer a": ("a", "d", []),
+    "transfer b": ("b", "b", [("a", "overruled")]),
+    "transfer d": ("d", "d", [("a", "overruled")]),
+    "resign d": ("c", "c", [("a", "overruled")]),
+    "withdraw d": ("a", "c", []),
+    "contend d": ("a", "d", []),
+    "occupy d": ("d", "d", []),
+    "vacate d": ("a", "d", []),
+}
+"""While a, to which d transfers, cannot be reached: who leads when it can, or cannot for too long; and what was
+told before that."""
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("comes", [True, False])
+@pytest.mark.parametrize("second", AWAITING)
+def test_an_heir_that_is_awaited_is_forgotten_only_by_another_wish_that_says_so(
+    algorithm: str, second: str, comes: bool
+) -> None:
+    in_time, too_late, told = AWAITING[second]
+    meanwhile = ["1.3 open a d", f"1.5 expect leader {in_time}"] if comes else ["1.3 expect leader any"]
+    late = [("a", "late")] if not (comes or told) else []
+    assert told + late == played(
+        algorithm,
+        "1.0 part d a",
+        "1.1 transfer a",
+        f"1.15 {second}",
+        *meanwhile,
+        f"2.5 expect leader {in_time if comes else too_late}",
+    )
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("wish, heir", [("transfer a", "a"), ("resign d", "c")])
+def test_who_contends_again_when_its_work_has_ended_does_not_undo_a_wish(
+    algorithm: str, wish: str, heir: str
+) -> None:
+    """That is what a loop around `leadership()` does. The wish holds until that leadership ends of itself."""
+    played(
+        algorithm,
+        "1.0 occupy d",
+        f"1.1 {wish}",
+        "1.2 vacate d",
+        "1.2 withdraw d",
+        "1.2 contend d",
+        f"1.4 expect leader {heir}",
+        "2.0 contend d",
+        f"6.0 expect leader {heir}",
+        f"6.0 crash {heir}",
+        "6.5 expect leader d",
+    )
+
+
+def test_who_has_withdrawn_and_contends_again_takes_over_where_the_best_leads() -> None:
+    """That it withdrew was no wish for another; but whoever it has handed over to leads for a lease."""
+    played(
+        "bully",
+        "1.0 withdraw d",
+        "1.0 contend d",
+        "1.1 expect leader c",
+        "1.4 expect leader c",
+        "3.0 expect leader d",
+    )
+
+
+@pytest.mark.parametrize("resigns", [True, False])
+def test_a_wish_does_not_outlast_the_leadership_that_it_made(resigns: bool) -> None:
+    """c heeds the wish for a, until b is elected of itself, whether c hears of a's end or not."""
+    table = Table("abcd", algorithm="bully")
+    table.connect()
+    table.contend("a", "b", "c", "d")
+    table.settle()
+    table.transfer("d", "a")
+    table.settle()
+    assert table.leaders() == ["a"]
+    table.do("c", Node.receive, "a", Lead(E, 2, 1))
+    assert not any(isinstance(m, Victory) for _, _, m in table.wire)
+    if resigns:
+        table.do("c", Node.receive, "a", Resign(E, 2, None, False))
+    table.do("c", Node.receive, "b", Lead(E, 3, 0))
+    assert [to for source, to, m in table.wire if source == "c" and isinstance(m, Victory)] == ["b"]
+
+
+def test_nobody_takes_over_while_a_wish_waits() -> None:
+    """d outranks c, and asks; but a user has named a."""
+    table = led("a", preempt=True)
+    table.do("c", Node.occupy, E)
+    table.transfer("c", "a")
+    table.contend("d")
+    table.settle()
+    table.do("c", Node.vacate, E)
+    assert heirs(table) == {"a"}
+
+
+def test_a_lapse_is_told_while_work_goes_on() -> None:
+    table = led("a")
+    table.do("c", Node.occupy, E)
+    table.do("c", Node.set_position, E, 7)
+    table.transfer("c", "a")
+    assert table["c"].node.elections[E].awaits_heir
+    table["c"].fire("transfer")
+    assert table["c"].notices == [TransferLapsed(E, "a", (0, 7))]
+    table.do("c", Node.vacate, E)
+    assert table.leaders() == ["c"] and not heirs(table)
+
+
+def test_what_waits_for_the_work_alone_does_not_lapse() -> None:
+    table = led("a")
+    table.do("c", Node.occupy, E)
+    table.transfer("c", "a")
+    table["c"].fire("transfer")
+    assert not table["c"].notices
+    table.do("c", Node.vacate, E)
+    assert heirs(table) == {"a"}

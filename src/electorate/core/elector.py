@@ -48,6 +48,7 @@ from electorate.core.model import (
     Follow,
     Grant,
     Kind,
+    Lapse,
     Lead,
     NodeId,
     PreVote,
@@ -195,6 +196,11 @@ class Elector:
     def is_deterred(self) -> bool:
         return self.node.now < self.deterred_until
 
+    @property
+    def heeds_a_wish(self) -> bool:
+        """Whoever leads, or is about to, was elected by a wish: that holds until it ends of itself."""
+        return self.deterred_until == float("inf")
+
     def rank_of(self, node: NodeId, position: int = 0) -> Rank:
         return self.node.settings.rank(self.name, self.node.membership.by_id[node], position)
 
@@ -209,8 +215,10 @@ class Elector:
         if not self.eligible:
             return self.node.ignore("a member that may not lead cannot contend")
         self.contends = True
-        self.deterred_until = float("-inf")
+        if not self.heeds_a_wish:
+            self.deterred_until = float("-inf")
         self.node.restless[self.name] = self
+        self.changed()
         if self.leader not in (None, self.me):
             self.say_follow(self.leader)
             self.take_over_from_lesser()
@@ -220,32 +228,36 @@ class Elector:
         self.contends = False
         self.disarm("campaign")
         self.waiting = False
-        if self.role is Role.LEADER:
-            self.give_up(self.best_heir, wished=True)
-        elif self.role is Role.CANDIDATE:
+        if self.role is Role.CANDIDATE:
             self.abandon()
             self.changed()
-        elif self.leader is not None:
+        elif self.leader not in (None, self.me):
             self.say_follow(self.leader)
+        self.conclude()
 
     def resign(self) -> None:
         """Hand over to the best of those that contend, and stand back for a lease."""
         if self.role is not Role.LEADER:
             return self.node.ignore("only a leader can resign")
-        return self.give_up(self.best_heir, wished=True)
+        self.end_transfer("overruled")
+        self.giving_up = (None, True, False)
+        return self.conclude()
 
     def transfer(self, heir: NodeId, force: bool = False) -> None:
         """End my leadership in favour of one that contends: when it says that it follows, with data as fresh
-        as mine (or by force), but within a lease. A transfer to myself cancels one that waits; to the same
-        node again, it does not wait for longer."""
+        as mine (or by force), but within a lease. A transfer to myself takes back what was wished before; to
+        the same node again, it does not wait for longer."""
         if self.role is not Role.LEADER:
             return self.node.ignore("only a leader can transfer")
-        if heir == self.me:
-            self.intended = None
-            return self.disarm("transfer")
         if not self.may_inherit(heir):
             return self.node.ignore("the heir may not lead, or does not contend")
         if self.intended is None or self.intended[0] != heir:
+            self.end_transfer("overruled")
+            if self.giving_up is not None and self.giving_up[1]:
+                self.giving_up = None if heir == self.me else (None, True, False)
+        if heir == self.me:
+            return self.changed()
+        if self.intended is None:
             self.arm("transfer", self.node.timing.lease, self.node.timing.lease)
             self.intended = (heir, self.node.now + self.node.timing.lease, force)
         self.intended = (*self.intended[:2], force)
@@ -253,6 +265,8 @@ class Elector:
 
     def may_inherit(self, node: NodeId) -> bool:
         """It contends, or has not told me yet whether it does."""
+        if node == self.me:
+            return self.contends
         follows = any(follower == node for follower, _ in self.followers)
         return node in self.contenders or (node in self.node.membership.candidates and not follows)
 
@@ -267,14 +281,24 @@ class Elector:
             self.give_up(heir, wished=True, force=force)
 
     def transfer_lapsed(self) -> None:
-        if self.intended is None or self.occupied:
-            return
-        heir = self.intended[0]
-        behind = (self.contenders[heir], self.freshest) if heir in self.contenders else None
-        self.node.out.append(TransferLapsed(self.name, heir, behind))
-        self.intended = None
-        if self.giving_up is not None:
-            self.give_up(self.best_heir, wished=True)
+        """The heir has not become ready; if it has, only the work is waited for."""
+        if self.awaits_heir:
+            self.end_transfer("late")
+            self.conclude()
+
+    def end_transfer(self, why: Lapse) -> None:
+        """What was wished is wished no longer: whoever has asked for it is to hear so."""
+        if self.intended is not None:
+            heir = self.intended[0]
+            behind = (self.contenders[heir], self.freshest) if heir in self.contenders else None
+            self.node.out.append(TransferLapsed(self.name, heir, behind, why))
+            self.intended = None
+            self.disarm("transfer")
+
+    @property
+    def awaits_heir(self) -> bool:
+        """I am to hand over to one that is not ready yet."""
+        return self.intended is not None and (self.giving_up is None or self.giving_up[0] != self.intended[0])
 
     def is_behind(self, heir: NodeId) -> bool:
         """Its data, as last heard of, is older than mine or that of another who would lead."""
@@ -315,28 +339,43 @@ class Elector:
     def vacate(self) -> None:
         """The user's work has ended: hand over, if that is wanted."""
         self.occupied = False
-        if self.giving_up is None:
-            return
-        heir, wished, force = self.giving_up
+        self.conclude()
+
+    @property
+    def is_to_yield(self) -> bool:
+        """I lead, but not for longer than I must."""
+        return self.role is Role.LEADER and (self.giving_up is not None or not self.contends)
+
+    def conclude(self) -> None:
+        """Hand over, if that is wanted; but the user's work comes first, and an heir that is awaited."""
+        if not self.is_to_yield or self.works or self.awaits_heir:
+            return self.changed()
+        heir, wished, force = self.giving_up or (None, False, False)
         if heir not in self.ready_heirs:
-            self.give_up(self.best_heir, wished)
-        elif force or not (wished and self.is_behind(heir)):
-            self.give_up(heir, wished, force)
-        else:
-            self.intended = None
-            self.transfer(heir)
+            return self.give_up(self.best_heir, wished)
+        if force or not (wished and self.is_behind(heir)):
+            return self.give_up(heir, wished, force)
+        self.intended, self.giving_up = None, (None, wished, False)
+        return self.transfer(heir)
+
+    @property
+    def works(self) -> bool:
+        """Work rests on my leadership, as long as that lasts."""
+        return self.occupied and self.node.now < self.lease
 
     def give_up(self, heir: NodeId | None = None, wished: bool = False, force: bool = False) -> None:
         """End my leadership in favour of the heir, but the user's work first."""
-        if self.occupied and self.node.now < self.lease:
+        if self.works:
             if heir is not None or self.giving_up is None:
                 self.giving_up = (heir, wished, force)
             return self.changed()
         self.step_down(heir, wished, force)
         if wished and (self.contends or heir):
             self.stand_back()
-        elif heir is not None:
+        elif heir is not None and self.contends:
             self.wait_for_another()
+        elif heir is not None:
+            self.stands_back_until = self.node.now + self.node.timing.lease
         return None
 
     def set_position(self, position: int) -> None:
@@ -765,9 +804,11 @@ class Elector:
         self.role = Role.FOLLOWER
         self.leader, self.departed = None, self.me
         self.followers, self.contenders, self.secured = frozenset(), {}, False
-        if self.intended is not None:
+        if self.intended is not None and self.intended[0] == heir:
+            self.intended = None
             self.disarm("transfer")
-        self.intended, self.occupied, self.giving_up = None, False, None
+        self.end_transfer("ended")
+        self.occupied, self.giving_up = False, None
         self.assured = float("-inf")
         self.node.ceased_leading(self)
         self.node.restless[self.name] = self
@@ -792,6 +833,8 @@ class Elector:
         if self.role is Role.LEADER:
             self.step_down()
         self.abandon()
+        if self.heeds_a_wish and self.leader not in (None, leader):
+            self.deterred_until = float("-inf")
         if lead.term > self.promise.term:
             self.keep(lead.term, leader)
         if lead.term > self.promise.epoch:
@@ -833,6 +876,8 @@ class Elector:
             return self.node.ignore("a Resign from one who does not lead")
         if resign.wished:
             self.deterred_until = float("inf")
+        elif self.heeds_a_wish:
+            self.deterred_until = float("-inf")
         if resign.heir == self.me and self.contends and self.role is Role.FOLLOWER:
             self.inherit(resign)
         elif self.role is Role.FOLLOWER:
@@ -891,6 +936,7 @@ class Elector:
         return (
             self.role is Role.LEADER
             and self.node.settings.preempts
+            and self.intended is None
             and self.rank_of(claimant, claim.position) > self.rank
             and self.misgiving(claimant, claim) is None
             and not self.is_staler(claim.position, self.freshest)
@@ -902,7 +948,7 @@ class Elector:
         if self.leader in (None, self.me) or not self.outranks(self.leader, self.leader_position):
             return
         timing = self.node.timing
-        wait = max(self.deterred_until, self.quiet_until) - self.node.now
+        wait = max(self.deterred_until, self.stands_back_until, self.quiet_until) - self.node.now
         if wait <= 0 and self.may_try:
             self.send(self.leader, self.claim_for(self.promise.term + 1))
             wait = 2 * timing.lease * 2 ** min(self.takeovers, 6)
@@ -928,7 +974,7 @@ class Elector:
     def changed(self) -> None:
         """Tell the local user, if what it can see has changed."""
         term = self.promise.term if self.leader is None else self.leader_term
-        view = View(self.name, self.shown_role, self.leader, term, self.secured, self.giving_up is not None)
+        view = View(self.name, self.shown_role, self.leader, term, self.secured, self.is_to_yield)
         if view != self.view:
             self.view = view
             self.node.out.append(Changed(view))

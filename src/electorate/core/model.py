@@ -426,12 +426,18 @@ class Rejoined(msgspec.Struct, frozen=True, gc=False):
     """This node has rejoined. Like a `Send`, it waits for the saves before it."""
 
 
+Lapse: TypeAlias = Literal["late", "overruled", "ended"]
+"""Why a transfer came to nothing: the heir was not ready in time, or another wish came after it, or the
+leadership ended before."""
+
+
 class TransferLapsed(msgspec.Struct, frozen=True, gc=False):
-    """A transfer came to nothing: the heir has not followed in time, or it is behind (its position, mine)."""
+    """A transfer came to nothing. Where the heir follows and contends: its position, and the newest."""
 
     election: str
     heir: NodeId
     positions: tuple[int, int] | None
+    why: Lapse = "late"
 
 
 class Forgotten(msgspec.Struct, frozen=True, gc=False):

@@ -233,12 +233,12 @@ class EmbeddedElection(Election):
             self._awaited.append(Awaited(wanted, heir, came))
         return came
 
-    def lapsed(self, reason: str) -> None:
-        """A transfer has come to nothing."""
+    def lapsed(self, heir: str, reason: str) -> None:
+        """A transfer to this one has come to nothing."""
         for awaited in self._awaited:
-            if awaited.heir is not None and not awaited.came.done():
+            if awaited.heir == heir and not awaited.came.done():
                 awaited.came.set_exception(
-                    ValueError(f"'{self.name}' was not handed over to {awaited.heir}: {reason}")
+                    ValueError(f"'{self.name}' was not handed over to {heir}: {reason}")
                 )
         self.changed()
 
@@ -430,8 +430,6 @@ class Node:
         for election in self.elections.values():
             election.end(Loss.STOPPED)
         await self._work_ended()
-        for election in self.elections.values():
-            await election.handed_over()
         await self.host.stop()
         await self._around.aclose()
         self.started = False
@@ -517,7 +515,7 @@ class Node:
         elif kind == "view" and what["election"] in self.elections and self.started:
             self.elections[what["election"]].refresh()
         elif kind == "lapsed" and what["election"] in self.elections:
-            self.elections[what["election"]].lapsed(what["reason"])
+            self.elections[what["election"]].lapsed(what["heir"], what["reason"])
         elif kind in ("stalled", "failed"):
             for election in self.elections.values():
                 if election.leaderships:

@@ -285,11 +285,14 @@ class Host:
         return [self.store.lock, *(socket.fileno() for socket in sockets if socket.fileno() >= 0)]
 
     async def handed_over(self, elections: tuple[str, ...]) -> None:
-        """Stay as a voter until another leads what this node led, but not for long."""
+        """Stay as a voter until another leads what this node led; not for long, unless an heir that a user has
+        named is awaited."""
         self.handing_over = set(elections)
         if self.handing_over and any(link.connected for link in self.links.values()):
             self.handed = self.loop.create_future()
-            await asyncio.wait([self.handed], timeout=2 * self.config.timing.patience)
+            wishes = [leading.intended for leading in self.node.leading.values() if leading.intended]
+            awaited = max((until - now() for _, until, _ in wishes), default=0.0)
+            await asyncio.wait([self.handed], timeout=max(0.0, awaited) + 2 * self.config.timing.patience)
 
     def close_store(self) -> None:
         self.disk.submit(self.store.close).result()
@@ -455,7 +458,7 @@ class Host:
         with self.awaiting(election, lambda leader, term: leader == to) as led:
 
             def hear(kind: str, what: dict[str, Any]) -> None:
-                if what["election"] == election and not led.done():
+                if (what["election"], what["heir"]) == (election, to) and not led.done():
                     led.set_exception(ValueError(what["reason"]))
                     led.exception()
 
@@ -594,7 +597,8 @@ class Host:
         elif isinstance(notice, Forgotten):
             self.forget(notice.election)
         else:
-            self.tell("lapsed", {"election": notice.election, "reason": self.lapse(notice)})
+            lapsed = {"election": notice.election, "heir": notice.heir, "reason": self.lapse(notice)}
+            self.tell("lapsed", lapsed)
 
     def forget(self, election: str) -> None:
         self.shown.pop(election, None)
@@ -644,6 +648,10 @@ class Host:
 
     def lapse(self, notice: TransferLapsed) -> str:
         """Why a transfer came to nothing."""
+        if notice.why == "overruled":
+            return f"another wish came after it, and node {self.id} heeds the last one"
+        if notice.why == "ended":
+            return f"the leadership of node {self.id} ended before node {notice.heir} could take it over"
         if notice.positions is None:
             return f"node {notice.heir} has not followed, or does not contend"
         theirs, mine = notice.positions

@@ -30,8 +30,10 @@ def not_leading(host: Host, election: str) -> str:
     if not node.membership.is_quorum(node.reachable):
         return f"node {host.id} reaches no quorum: not {', '.join(absent)}"
     if view is not None and view.leader == host.id:
-        if view.yielding:
+        if view.yielding and node.leading[election].occupied:
             return "its work of before has not ended yet"
+        if view.yielding:
+            return "it is to hand over, and its heir is not ready yet"
         return "it has been elected, but not enough voters support it for long enough"
     if view is not None and view.leader is not None:
         return f"node {view.leader} leads, in term {view.term}"
@@ -52,7 +54,7 @@ def not_handed_over(host: Host, election: str, heir: NodeId | None = None) -> st
         if view is not None and view.leader:
             return f"node {view.leader} leads"
         return f"node {host.id} has resigned, and nobody leads yet"
-    if view is not None and view.yielding:
+    if leading.occupied and view is not None and view.yielding:
         return f"the work of node {host.id} has not ended; it hands over when it has"
     if heir is not None and heir in leading.contenders and leading.is_behind(heir):
         return f"node {heir} is behind: its position is {leading.contenders[heir]}, that of others is newer"
