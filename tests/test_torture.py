@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,10 @@ CAN_SPLIT = os.geteuid() == 0 and all(map(shutil.which, ("ip", "nft", "setpriv")
 needs_network = pytest.mark.skipif(not CAN_SPLIT, reason="needs root, iproute2, nftables and setpriv")
 
 
-def played(file: Path, told: Schedule) -> tuple[int, dict[str, Any], str]:
+Outcome = tuple[int, dict[str, Any], str]
+
+
+def played(file: Path, told: Schedule) -> Outcome:
     file.write_bytes(msgspec.json.encode(told))
     ended = subprocess.run([*ELECT, "--schedule", file, "--json"], capture_output=True, text=True)
     assert ended.stdout, ended.stderr
@@ -155,12 +160,34 @@ STEPS = (
 )
 
 
+Outcomes = dict[str, Future[Outcome]]
+
+
+def all_at_once(folder: Path, schedules: Iterable[Schedule]) -> Iterator[Outcomes]:
+    """What comes of each, by its algorithm: they mostly wait."""
+    with ThreadPoolExecutor(len(ALGORITHMS)) as threads:
+        yield {told.algorithm: threads.submit(played, folder / told.algorithm, told) for told in schedules}
+
+
+@pytest.fixture(scope="module")
+def seconds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
+    """Of a few seconds with one fault after the other."""
+    plan = {"nodes": 3, "seed": 0, "seconds": 13, "elections": ("main", "second"), "steps": STEPS}
+    schedules = [Schedule(algorithm=algorithm, **plan) for algorithm in ALGORITHMS]  # type: ignore[arg-type]
+    yield from all_at_once(tmp_path_factory.mktemp("seconds"), schedules)
+
+
+@pytest.fixture(scope="module")
+def minutes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
+    """Of a minute with whatever a seed decides."""
+    schedules = [compose(algorithm, 3, 5, 60.0) for algorithm in ALGORITHMS]
+    yield from all_at_once(tmp_path_factory.mktemp("minutes"), schedules)
+
+
+@pytest.mark.waits
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_real_nodes_keep_the_rules(algorithm: str, tmp_path: Path) -> None:
-    told = Schedule(
-        algorithm=algorithm, nodes=3, seed=0, seconds=13, elections=("main", "second"), steps=STEPS
-    )
-    code, verdict, complaint = played(tmp_path / "schedule.json", told)
+def test_real_nodes_keep_the_rules(algorithm: str, seconds: Outcomes) -> None:
+    code, verdict, complaint = seconds[algorithm].result()
     assert (code, verdict["violations"]) == (0, []), complaint
     assert verdict["leaderships"] >= 4
     assert verdict["writes"] > 0
@@ -168,10 +195,10 @@ def test_real_nodes_keep_the_rules(algorithm: str, tmp_path: Path) -> None:
     assert set(verdict["skipped"]) == {verb for verb, never in impossible.items() if never}
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_minute_of_whatever_a_seed_decides(algorithm: str, tmp_path: Path) -> None:
-    told = compose(algorithm, 3, 5, 60.0)
-    code, verdict, complaint = played(tmp_path / "schedule.json", told)
+def test_a_minute_of_whatever_a_seed_decides(algorithm: str, minutes: Outcomes) -> None:
+    code, verdict, complaint = minutes[algorithm].result()
     assert (code, verdict["violations"]) == (0, []), complaint
     assert verdict["faults"] >= 8
     assert verdict["leaderships"] >= 3, "fewer where a busy machine makes each election slow"
