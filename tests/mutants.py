@@ -53,6 +53,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "election": LEADERSHIP,
     "sync": LEADERSHIP,
     "cli": ("guardian",),
+    "cli/process.py": ("cluster_up",),
 }
 """For each room, or file, of `src/electorate`: the tests that guard its rules."""
 SOUND = " and ".join(

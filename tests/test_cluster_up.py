@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import select
@@ -105,14 +106,31 @@ def test_interrupted_it_ends_in_good_order(tmp_path: Path, sent: signal.Signals)
     assert list(tmp_path.iterdir()) == []
 
 
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@contextmanager
+def adopting_orphans() -> Iterator[None]:
+    """The orphans become our children, in our session: so the kernel does not wake those that are stopped."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
 def test_no_node_outlives_it_when_it_is_killed(tmp_path: Path) -> None:
-    with running_up(tmp_path) as up:
-        pids = until_agreed(up)
-        os.kill(pids[0], signal.SIGSTOP)
-        wait_until_stopped(pids[0])
-        up.kill()
-    for pid in pids:
-        wait_for_end(pid)
+    """Not even one that is stopped, and reads no end of file."""
+    with adopting_orphans():
+        with running_up(tmp_path) as up:
+            pids = until_agreed(up)
+            os.kill(pids[0], signal.SIGSTOP)
+            wait_until_stopped(pids[0])
+            up.kill()
+        for pid in pids:
+            wait_for_end(pid)
+            os.waitpid(pid, 0)
 
 
 def test_nor_when_nobody_reads_it_any_more(tmp_path: Path) -> None:

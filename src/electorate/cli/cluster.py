@@ -13,7 +13,8 @@ events, never for time to pass: a condition is looked at whenever something was 
                 lease was given up
 
 Nothing survives the cluster: children are killed and reaped and the directory goes, whatever happened; if
-this very process is killed, each child finds its standard input closed and stops.
+this very process is killed, the kernel kills the children, those that are stopped too; where it does not,
+each finds its standard input closed and stops.
 """
 
 from __future__ import annotations

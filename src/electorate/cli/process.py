@@ -7,10 +7,12 @@ import contextlib
 import os
 import signal
 from enum import StrEnum
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import msgspec
 
+from electorate.cli.guardian import PR_SET_PDEATHSIG, prctl
 from electorate.runtime.clock import now
 
 
@@ -35,6 +37,13 @@ class Event(msgspec.Struct, frozen=True):
 class Agreed(NamedTuple):
     leader: str
     term: int
+
+
+def outlive_nobody(parent: int) -> None:
+    """This process, just forked, dies with its parent. One that is stopped reads no end of its input."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
 
 
 class State(StrEnum):
@@ -163,8 +172,12 @@ class Node:
         self.forget()
         self.error = None
         self.state = State.STARTING
-        loop = asyncio.get_running_loop()
-        _, self.child = await loop.subprocess_exec(lambda: Child(self, self.ear), *command, process_group=0)
+        _, self.child = await asyncio.get_running_loop().subprocess_exec(
+            lambda: Child(self, self.ear),
+            *command,
+            process_group=0,
+            preexec_fn=partial(outlive_nobody, os.getpid()),
+        )
 
     def send(self, sent: signal.Signals) -> None:
         if self.pid is not None:
