@@ -253,8 +253,8 @@ def test_a_wall_clock_that_jumps_has_no_effect(tmp_path: Path, monkeypatch: pyte
 
 
 def test_nothing_that_elects_reads_the_wall_clock() -> None:
-    """All that it knows of time comes from `clock.now`; a line of the log is stamped, and what is shown of a leader is
-    since when: both are read by people only."""
+    """All that it knows of time comes from `clock.now`; a line of the log is stamped, and what is shown of a leader, or of
+    a lost quorum, is since when: all are read by people only."""
     package = Path(electorate.__file__).parent
     sources = {
         path: path.read_text("utf-8")
@@ -264,6 +264,7 @@ def test_nothing_that_elects_reads_the_wall_clock() -> None:
     assert len(sources) > 10
     assert {path.name for path, source in sources.items() if {"time", "datetime"} & imports(source)} == {
         "clock.py",
+        "contact.py",
         "logs.py",
         "figures.py",
     }

@@ -28,7 +28,7 @@ from electorate.runtime.figures import Refusal
 from electorate.runtime.host import Host
 from electorate.runtime.link import Incoming
 from electorate.runtime.secret import SEAL, Secret, nonce
-from electorate.runtime.tls import identity
+from electorate.runtime.tls import Certificates, identity
 from electorate.runtime.wire import (
     PROTOCOL,
     Challenge,
@@ -164,8 +164,15 @@ async def test_with_certificates_they_elect_and_a_crash_is_proved_as_ever(
 )
 @in_loop
 async def test_a_certificate_that_is_not_its_own_keeps_a_node_out(
-    tmp_path: Path, certs: Path, case: str, at_members: list[str], at_c: list[str]
+    tmp_path: Path,
+    certs: Path,
+    case: str,
+    at_members: list[str],
+    at_c: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Even if it starts, which it would refuse to do."""
+    monkeypatch.setattr(Certificates, "prove", lambda *_: 0.0)
     of_c = {
         "another authority": tls(certs / "other"),
         "expired": tls(certs, "expired-c"),
@@ -181,11 +188,29 @@ async def test_a_certificate_that_is_not_its_own_keeps_a_node_out(
         assert is_alone(at)
 
 
+@pytest.mark.parametrize(
+    ("cert", "why"),
+    [
+        ("expired-c", "would be refused by other nodes: certificate has expired"),
+        ("b", "names electorate:demo/b, and not node 'c' of cluster 'demo'"),
+    ],
+)
+@in_loop
+async def test_a_node_does_not_start_with_a_certificate_that_all_would_refuse(
+    tmp_path: Path, certs: Path, cert: str, why: str
+) -> None:
+    async with cluster(tmp_path, absent="abc", tls=tls(certs, cert)) as at:
+        with pytest.raises(UserError, match=f"{why}; `elect certs issue c --force` makes one"):
+            Host(at.config(), "c", tmp_path / "c")
+        assert not (tmp_path / "c").exists()
+
+
 @in_loop
 async def test_who_is_trusted_by_another_authority_alone_is_refused_by_the_acceptor(
-    tmp_path: Path, certs: Path
+    tmp_path: Path, certs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """c trusts the members' authority, but shows what another has signed."""
+    monkeypatch.setattr(Certificates, "prove", lambda *_: 0.0)
     of_c = tls(certs / "other", ca=certs)
     async with two_and_one(tmp_path, {"tls": tls(certs)}, {"tls": of_c}) as at:
         await until(lambda: complaints(at.hosts["a"], "refusing", "TLS"))

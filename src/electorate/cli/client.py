@@ -213,9 +213,13 @@ def status(
     show(answer["elections"])
     if answer["waiting"]:
         print(answer["waiting"])
+    if answer["no_quorum"]:
+        print(answer["no_quorum"])
     for peer, state in answer["peers"].items():
         keys = answer["differs"].get(peer)
-        print(f"node {peer} is {state}" + (f", and configured otherwise: {', '.join(keys)}" if keys else ""))
+        why = answer["unreached"].get(peer)
+        said = f"{state}: {why}" if why else state
+        print(f"node {peer} is {said}" + (f", and configured otherwise: {', '.join(keys)}" if keys else ""))
     for why, count in answer["ignored"].items():
         print(f"{count:5} times: {why}")
 

@@ -43,12 +43,13 @@ from electorate.core.model import (
     TransferLapsed,
     View,
 )
-from electorate.core.node import Node
+from electorate.core.node import MAX_NAME, Node
 from electorate.core.outbox import Outbox
 from electorate.errors import UserError
 from electorate.runtime import fork, wishes
 from electorate.runtime.clock import now
 from electorate.runtime.config import Config
+from electorate.runtime.contact import Contact
 from electorate.runtime.figures import Figures, Refusal
 from electorate.runtime.link import Incoming, Link
 from electorate.runtime.reasons import who_leads
@@ -120,7 +121,10 @@ class Host:
         self.observers: dict[Observer, tuple[str, ...]] = {}
         """Each with the kinds of events that it is told of; none means all."""
         self.log = logging.getLogger(f"electorate.{id}")
+        self.figures = Figures()
         self.certificates = Certificates(config, id, self.log) if config.tls else None
+        if self.certificates:
+            self.figures.expiry[id] = self.certificates.prove(config.cluster, id)
         self.secret = Secret(config.path(config.secret_file, id)) if config.secret_file else None
         self.configuration = configuration(config.membership, config.settings)
         self.safety, self.rest = map(digests, self.configuration)
@@ -137,7 +141,6 @@ class Host:
             more."""
         self.counts: Counter[str] = Counter()
         """What was refused or ignored, by reason."""
-        self.figures = Figures()
         self.differs: dict[NodeId, tuple[str, ...]] = {}
         """In which keys a peer is configured otherwise, though not in what safety rests on."""
         self.awaited: tuple[NodeId, ...] | None = None
@@ -169,6 +172,7 @@ class Host:
         self.handed: asyncio.Future[None]
         self.loop: asyncio.AbstractEventLoop
         self.links: dict[NodeId, Link] = {}
+        self.contact = Contact(self)
         self.new_node()
 
     def wish_to_rejoin(self, rejoin: bool, without: frozenset[NodeId]) -> Rejoin | None:
@@ -246,6 +250,7 @@ class Host:
 
     def begin(self) -> None:
         self.do(self.node.start(now()))
+        self.contact.look()
         self.forget_longer_lease()
         if self.node.kind == "voter":
             for election in (*self.contends, *self.wishes.contends):
@@ -262,6 +267,7 @@ class Host:
         await self.handed_over(led)
         self.stopping = True
         self.timers.clear()
+        self.contact.forget()
         for link in self.links.values():
             link.close()
         self.refuse_calls()
@@ -339,7 +345,15 @@ class Host:
     # --- wishes and questions --------------------------------------------------------------------
 
     def contend(self, election: str) -> None:
+        """Raises `ValueError` if this node may not hold an election of that name."""
+        if election not in self.node.elections and not self.node.may_hold(election):
+            raise ValueError(self.no_room(election))
         self.wishes.contend(election)
+
+    def no_room(self, election: str) -> str:
+        if not 0 < len(election) <= MAX_NAME:
+            return f"the name of an election has 1 to {MAX_NAME} characters"
+        return f"no room for election '{election}': this node holds {len(self.node.elections)} already"
 
     def withdraw(self, election: str) -> None:
         self.wishes.withdraw(election)
@@ -739,11 +753,14 @@ class Host:
         self.remember(peer, identity.start)
         self.tell("peer", {"peer": peer, "state": "connected"})
         self.do(self.node.connected(now(), peer, identity.start.incarnation, identity.rejoining))
+        self.contact.reached(peer)
+        self.contact.look()
 
     def lost(self, peer: NodeId) -> None:
         self.figures.parted(peer)
         self.tell("peer", {"peer": peer, "state": "lost"})
         self.do(self.node.lost(now(), peer, dead=False))
+        self.contact.look()
 
     def peer_is_gone(self, peer: NodeId, start: Start) -> None:
         """It is proven that this life of the peer is over. If it is the newest, say so, once."""
@@ -912,6 +929,8 @@ class Host:
         return {
             "elections": [self.standing(election.view) for election in self.node.elections.values()],
             "peers": self.peers(),
+            "unreached": self.contact.why,
+            "no_quorum": self.contact.no_quorum,
             "differs": self.differing(),
             "waiting": self.waiting,
             "awaits": self.awaited,

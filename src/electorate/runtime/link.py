@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from electorate.core.identity import Start
 from electorate.core.model import Message, NodeId
+from electorate.runtime.contact import explain
 from electorate.runtime.figures import Refusal
 from electorate.runtime.secret import NONCE, Seal, nonce
 from electorate.runtime.tls import expiry, names
@@ -84,6 +85,8 @@ class Link:
         self.again: asyncio.TimerHandle | None = None
         self.pause = FIRST_PAUSE
         self.hasty_until = 0.0
+        self.failure: str | None = None
+        """Why the attempt under way, or the last one, has come to nothing."""
         self.buffer: list[bytes] = []
         self.metadata: dict[str, str] = {}
         """What the peer has told of itself."""
@@ -128,25 +131,27 @@ class Link:
     async def attempt(self) -> None:
         outgoing = Outgoing(self)
         broke_early = False
+        self.failure = None
         try:
             async with asyncio.timeout(HANDSHAKE):
                 await reach(outgoing, *self.address, self.refused_by_system, **self.encryption())
                 await outgoing.answered
-        except ConnectionRefusedError as error:
-            self.host.log.debug("dialling node %s: %s", self.peer, error)
         except ssl.SSLCertVerificationError as error:
             self.distrust(f"its certificate is not to be trusted: {error.verify_message}")
-        except TimeoutError as error:
-            self.host.log.debug("dialling node %s: %s", self.peer, error)
         except OSError as error:
-            broke_early = isinstance(error, ConnectionError | ssl.SSLError)
+            broke_early = isinstance(error, ConnectionError | ssl.SSLError) and not isinstance(
+                error, ConnectionRefusedError
+            )
             self.host.log.debug("dialling node %s: %s", self.peer, error)
+            self.failure = self.failure or explain(error)
         finally:
             self.dialling = None
             if self.outgoing is not outgoing:
                 outgoing.close()
         if self.connected or self.host.stopping:
             return
+        if self.failure:
+            self.host.contact.failed(self.peer, self.failure)
         if self.at_once:
             self.at_once = False
             self.dial_soon()
@@ -170,9 +175,10 @@ class Link:
             "ssl_shutdown_timeout": HANDSHAKE,
         }
 
-    def distrust(self, reason: str) -> None:
+    def distrust(self, doubt: str) -> None:
         """Who answers there has not proved to be the peer."""
-        self.host.complain("not trusting", self.peer, reason, "secret" if self.host.secret else "certificate")
+        self.failure = f"it is not trusted: {doubt}"
+        self.host.complain("not trusting", self.peer, doubt, "secret" if self.host.secret else "certificate")
 
     def refused_by_system(self, place: Place) -> None:
         """Nobody listens there. A life is over if it was there that I reached it last, if I have seen that
@@ -202,6 +208,7 @@ class Link:
             self.at_once |= self.shown is not None and self.shown != before
         if not self.at_once:
             self.host.refused_by(self.peer, refusal)
+            self.failure = f"it refuses me: {refusal.reason}"
 
     def broken(self) -> None:
         """The connection that stood has broken: dial back at once."""

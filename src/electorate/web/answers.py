@@ -59,6 +59,10 @@ class Status(msgspec.Struct):
     elections: list[Standing]
     total: int
     peers: dict[NodeId, str]
+    unreached: dict[NodeId, str]
+    """Why the last attempt to reach a peer failed."""
+    no_quorum: str | None
+    """Since when this node reaches no quorum, and whom it does not reach."""
     differs: dict[NodeId, tuple[str, ...]]
     """In which keys a peer is configured otherwise, where safety does not rest on it."""
     waiting: str | None

@@ -147,6 +147,8 @@ class Api:
                 elections=first.elections,
                 total=first.total,
                 peers=host.peers(),
+                unreached=host.unreached(),
+                no_quorum=host.contact.no_quorum,
                 differs=host.differing(),
                 waiting=host.waiting,
                 awaits=host.awaited,

@@ -162,7 +162,7 @@ class Readings(Collector):
         )
         yield by_label(
             "electorate_peer_certificate_expiry_timestamp_seconds",
-            "When the certificate that this peer showed last ends, since 1970.",
+            "When the certificate that this node, or a peer, showed last ends, since 1970.",
             "peer",
             dict(figures.expiry),
         )

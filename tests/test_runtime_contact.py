@@ -1,0 +1,107 @@
+"""Whom a node reaches: what its log and its status say of a quorum that is lost, and of a peer that stays away."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from electorate.runtime import contact, link
+from tests.runtime_hosts import cluster, in_loop, until
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(contact, "PATIENCE", 0.2)
+    caplog.set_level(logging.INFO)
+
+
+def said(caplog: pytest.LogCaptureFixture, by: str, words: str) -> int:
+    return sum(
+        record.name == f"electorate.{by}" and words in record.getMessage() for record in caplog.records
+    )
+
+
+@in_loop
+async def test_a_quorum_that_is_lost_and_back_is_said_once_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster(tmp_path) as at:
+        await at.agreed()
+        c = at.hosts["c"]
+        await until(lambda: all(link.connected for link in c.links.values()))
+        assert c.status()["no_quorum"] is None
+        await at.stop("a")
+        await at.stop("b")
+        await until(lambda: said(caplog, "c", "I reach a and b no more: 1 of 3 voters, 2 needed"))
+        assert re.fullmatch(r"no quorum since \d\d:\d\d:\d\d: a and b lost", c.status()["no_quorum"])
+        await until(lambda: said(caplog, "c", "node a cannot be reached at"))
+        assert c.status()["unreached"]["a"] == "the connection is refused"
+        await at.start("a")
+        await at.agreed()
+        await until(lambda: said(caplog, "c", "I reach a quorum again: 2 of 3 voters, 2 needed"))
+        await until(lambda: said(caplog, "c", "node a is reached again"))
+        assert c.status()["no_quorum"] is None
+        assert "a" not in c.status()["unreached"]
+        for words in ("no more", "a quorum again", "node a cannot be reached"):
+            assert said(caplog, "c", words) == 1
+
+
+@in_loop
+async def test_a_break_that_is_mended_at_once_is_not_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contact, "PATIENCE", 3600.0)
+    async with cluster(tmp_path) as at:
+        await at.agreed()
+        c = at.hosts["c"]
+        await until(lambda: all(link.connected for link in c.links.values()))
+        seen = len(at.events)
+        for link in c.links.values():
+            link.drop()
+        lost = ("c", "peer", {"peer": "a", "state": "lost"})
+        await until(lambda: lost in at.events[seen:] and all(link.connected for link in c.links.values()))
+        assert (c.contact.since, c.contact.timer) == (None, None)
+        assert not said(caplog, "c", "no more") and not said(caplog, "c", "again")
+
+
+@in_loop
+async def test_a_node_that_has_never_reached_a_quorum_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster(tmp_path, absent="bc") as at:
+        await until(lambda: said(caplog, "a", "I have not reached b and c: 1 of 3 voters, 2 needed"))
+        assert at.hosts["a"].status()["no_quorum"].endswith(": b and c not reached")
+
+
+@in_loop
+async def test_a_peer_whose_name_does_not_resolve_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unknown(*_: object) -> list[tuple[str, int]]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(link, "addresses", unknown)
+    async with cluster(tmp_path, "ab", absent="b") as at:
+        why = "its name does not resolve (Name or service not known)"
+        await until(
+            lambda: said(caplog, "a", f"node b cannot be reached at 127.0.0.1:{at.ports['b']}: {why}")
+        )
+        assert at.hosts["a"].status()["unreached"] == {"b": why}
+
+
+@in_loop
+async def test_an_election_too_many_is_refused_to_who_contends(tmp_path: Path) -> None:
+    async with cluster(tmp_path, ids="a") as at:
+        a = await at.agreed()
+        a.node.settings = msgspec.structs.replace(a.node.settings, max_elections=2)
+        a.contend("second")
+        a.contend("second")
+        with pytest.raises(ValueError, match="no room for election 'third': this node holds 2 already"):
+            a.contend("third")
+        with pytest.raises(ValueError, match="has 1 to"):
+            a.contend("")
