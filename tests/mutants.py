@@ -47,8 +47,9 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "runtime": (
         *("runtime_identity", "runtime_proof", "runtime_rejoin", "runtime_configuration", "runtime_store"),
         "runtime_forget",
-        *("runtime_clock", "runtime_wire", "runtime_host", "runtime_names"),
+        *("runtime_clock", "runtime_wire", "runtime_host", "runtime_names", "runtime_contact"),
     ),
+    "runtime/tls.py": ("security",),
     "leadership": LEADERSHIP,
     "election": LEADERSHIP,
     "sync": LEADERSHIP,

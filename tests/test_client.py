@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -159,6 +160,32 @@ def test_questions_are_answered_alike_both_ways(three: Nodes) -> None:
         shown = f"{datetime.fromtimestamp(row['since']):%Y-%m-%d %H:%M:%S}  {row['changes']} "
         assert shown in table[2] and 0 <= time.time() - row["since"] < 600
         assert table[2].split()[:3] == ["main", "follower", leader]
+
+
+def test_a_quorum_that_is_lost_is_told_and_why_and_when_it_is_back(tmp_path: Path) -> None:
+    with running(tmp_path) as made:
+        made.leader()
+        for id in "bc":
+            made.processes[id].kill()
+            made.processes.pop(id).wait()
+        for way in made.ways("a"):
+            until(lambda way=way: made.ask("status", *way)["no_quorum"])  # type: ignore[misc]
+            status = made.ask("status", *way)
+            assert re.fullmatch(r"no quorum since \d\d:\d\d:\d\d: b and c lost", status["no_quorum"])
+            until(lambda way=way: set(made.ask("status", *way)["unreached"]) == {"b", "c"})  # type: ignore[misc]
+            told = elect(tmp_path, "status", *way).stdout.splitlines()
+            assert status["no_quorum"] in told
+            assert {f"node {id} is lost: the connection is refused" for id in "bc"} <= set(told)
+        until(
+            lambda: any("I reach b and c no more: 1 of 3 voters, 2 needed" in line for line in made.log("a"))
+        )
+        until(lambda: any("node b cannot be reached at 127.0.0.1:" in line for line in made.log("a")))
+        made.start("b")
+        until(lambda: any("I reach a quorum again: 2 of 3 voters" in line for line in made.log("a")))
+        assert any("node b is reached again" in line for line in made.log("a"))
+        for way in made.ways("a"):
+            assert made.ask("status", *way)["no_quorum"] is None
+            assert "node b is connected" in elect(tmp_path, "status", *way).stdout.splitlines()
 
 
 @pytest.mark.parametrize("way", [0, 1], ids=["on this machine", "over HTTP"])

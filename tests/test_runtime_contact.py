@@ -10,7 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from electorate.core.model import Settings
+from electorate.errors import UserError
+from electorate.leadership import LeadershipLost
 from electorate.runtime import contact, link
+from electorate.runtime.config import Config
+from tests.api_nodes import nodes
 from tests.runtime_hosts import cluster, in_loop, until
 
 
@@ -101,7 +106,78 @@ async def test_an_election_too_many_is_refused_to_who_contends(tmp_path: Path) -
         a.node.settings = msgspec.structs.replace(a.node.settings, max_elections=2)
         a.contend("second")
         a.contend("second")
-        with pytest.raises(ValueError, match="no room for election 'third': this node holds 2 already"):
+        with pytest.raises(ValueError, match="no room for an election 'third': node a holds 2 already"):
             a.contend("third")
         with pytest.raises(ValueError, match="has 1 to"):
             a.contend("")
+
+
+@in_loop
+async def test_who_only_watches_misses_the_voters_and_nobody_misses_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A witness counts, an observer does not; either is told of what it reaches."""
+    async with cluster(tmp_path, "abwo") as at:
+        kinds = dict(zip("abwo", ("voter", "voter", "witness", "observer"), strict=True))
+        for id in "abwo":
+            await at.stop(id)
+        at.settings["nodes"] = {
+            id: {"address": f"127.0.0.1:{at.ports[id]}", "kind": kind} for id, kind in kinds.items()
+        }
+        for id in "abwo":
+            await at.start(id, new_members=True)
+        await at.agreed()
+        await at.stop("o")
+        await until(lambda: said(caplog, "a", "node o cannot be reached at"))
+        assert at.hosts["a"].status()["no_quorum"] is None
+        await at.start("o")
+        await at.stop("a")
+        await at.stop("b")
+        for id, count in (("w", "1 of 3 voters, 2 needed"), ("o", "1 of 3 voters, 2 needed")):
+            await until(lambda id=id, count=count: said(caplog, id, f"I reach a and b no more: {count}"))  # type: ignore[misc]
+            assert at.hosts[id].status()["no_quorum"].endswith(": a and b lost")
+
+
+@in_loop
+async def test_who_answers_with_ever_other_words_does_not_fill_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster(tmp_path, absent="bc") as at:
+        a = at.hosts["a"]
+        await until(lambda: said(caplog, "a", "node b cannot be reached"))
+        for number in range(100):
+            a.contact.failed("b", f"it refuses me: {number}")
+        assert said(caplog, "a", "node b cannot be reached") == contact.REASONS
+        assert a.status()["unreached"]["b"] == "it refuses me: 99"
+
+
+@in_loop
+async def test_a_node_whose_elections_have_no_room_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Settings(max_elections=1)
+    monkeypatch.setattr(Config, "settings", property(lambda _: full))
+    async with cluster(tmp_path, ids="a", absent="a") as at:
+        with pytest.raises(UserError, match="no room for an election 'other': node a holds 1 already"):
+            await at.start("a", contends=("main", "other"))
+        at.hosts.clear()
+        await at.start("a")
+        await at.agreed()
+
+
+@in_loop
+async def test_no_command_is_for_an_election_that_has_no_room(tmp_path: Path) -> None:
+    with nodes(tmp_path, "a") as make:
+        async with make("a") as node:
+            node.host.node.settings = msgspec.structs.replace(node.host.node.settings, max_elections=1)
+            node.election("one").contend()
+            with pytest.raises(ValueError, match="no room for an election 'two'"):
+                node.election("two").freeze(1.0)
+            with pytest.raises(ValueError, match="no room for an election 'two'"):
+                node.election("two").position = 7
+            with pytest.raises(ValueError, match="no room for an election 'two'"):
+                node.election("two").contend()
+        with pytest.raises(LeadershipLost, match="'one' is not won: its node stopped"):
+            node.election("one").contend()
+        with pytest.raises(RuntimeError, match="node a has been stopped"):
+            await node.election("one").resign()

@@ -13,6 +13,7 @@ import pytest
 from electorate.core.identity import Identity, Start
 from electorate.core.model import Beat, Role
 from electorate.runtime import link as link_module
+from electorate.runtime.contact import Contact
 from electorate.runtime.link import BACKLOG, HASTE, Link
 from electorate.runtime.notify import watchdog_pause
 from electorate.runtime.wire import Said, Welcome
@@ -155,6 +156,7 @@ def staged() -> tuple[Link, Loop]:
 
         def __init__(self) -> None:
             self.loop = loop
+            self.contact = Contact(cast(Any, self))
             self.met: list[Identity] = []
 
         def lost(self, peer: str) -> None: ...

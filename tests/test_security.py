@@ -193,13 +193,21 @@ async def test_a_certificate_that_is_not_its_own_keeps_a_node_out(
     [
         ("expired-c", "would be refused by other nodes: certificate has expired"),
         ("b", "names electorate:demo/b, and not node 'c' of cluster 'demo'"),
+        ("elsewhere/c", "names electorate:elsewhere/c, and not node 'c' of cluster 'demo'"),
+        ("mixed/c", "would be refused by other nodes: [^;]+"),
     ],
 )
 @in_loop
 async def test_a_node_does_not_start_with_a_certificate_that_all_would_refuse(
     tmp_path: Path, certs: Path, cert: str, why: str
 ) -> None:
-    async with cluster(tmp_path, absent="abc", tls=tls(certs, cert)) as at:
+    elsewhere, mixed = certs / "elsewhere", certs / "mixed"
+    if not elsewhere.exists():
+        authority.make_authority("elsewhere", elsewhere, 20)
+        authority.issue_certificate("c", elsewhere, 20)
+        shutil.copytree(certs / "other", mixed)
+    ca = certs if cert == "mixed/c" else (certs / cert).parent
+    async with cluster(tmp_path, absent="abc", tls=tls(certs, cert, ca)) as at:
         with pytest.raises(UserError, match=f"{why}; `elect certs issue c --force` makes one"):
             Host(at.config(), "c", tmp_path / "c")
         assert not (tmp_path / "c").exists()
@@ -269,6 +277,11 @@ async def test_new_certificates_are_used_without_a_restart(
         assert await asyncio.to_thread(serial_of, port, certs) == second
         assert await asyncio.to_thread(serial_of, port, certs) == second
         assert caplog.text.count("the one that was read before stays in use") == 1
+        for kind in ("pem", "key"):
+            shutil.copy(certs / f"b.{kind}", mine / f"a.{kind}")
+        assert await asyncio.to_thread(serial_of, port, certs) == second
+        assert "names electorate:demo/b, and not node 'a' of cluster 'demo'" in caplog.text
+        assert caplog.text.count("the one that was read before stays in use") == 2
         assert "using the new certificate" in caplog.text
 
 

@@ -150,7 +150,7 @@ async def test_when_certificates_end(tmp_path: Path) -> None:
     async with web_cluster(tmp_path, tls={key: str(certs / name) for key, name in files.items()}) as cluster:
         await cluster.agreed()
         name = "electorate_peer_certificate_expiry_timestamp_seconds"
-        ends = [f'{name}{{"peer": "{peer}"}}' for peer in "bc"]
+        ends = [f'{name}{{"peer": "{peer}"}}' for peer in "abc"]
         samples = await scraped(cluster, "a", lambda samples: all(end in samples for end in ends))
         assert all(19 < (samples[end] - time.time()) / 86400 <= 20 for end in ends)
 

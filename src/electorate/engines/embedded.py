@@ -132,29 +132,21 @@ class EmbeddedElection(Election):
     def check_may_lead(self) -> None:
         self.check_here()
         if not (self.node.started or self.closed):
-            raise RuntimeError(f"node {self.node.id} is not started: use it in a `with`")
+            raise RuntimeError(self.node.idle)
         if self.node.started and (reason := never_leads(self.node.host)):
             raise ValueError(f"'{self.name}' cannot be won: {reason}")
 
     def obstacle(self) -> str:
-        return (
-            not_leading(self.node.host, self.name)
-            if self.node.started
-            else f"node {self.node.id} does not run"
-        )
+        return not_leading(self.node.host, self.name) if self.node.started else self.node.idle
 
     def contend(self) -> None:
         self.check_here()
-        self.contends = True
+        if self.closed:
+            raise LeadershipLost(self.name, 0, Loss.STOPPED)
         self.node._used[self.name] = self
         if self.node.started:
             self.node.host.contend(self.name)
-            if self.node.host.view(self.name) is None:
-                self.contends = False
-                raise ValueError(
-                    f"there is no room for an election '{self.name}': node {self.node.id} holds"
-                    f" {len(self.node.host.node.elections)} already, and takes no more"
-                )
+        self.contends = True
 
     def withdraw(self) -> None:
         self.check_here()
@@ -172,7 +164,7 @@ class EmbeddedElection(Election):
     def freeze(self, seconds: float) -> None:
         self.check_here()
         if not self.node.started:
-            raise RuntimeError(f"node {self.node.id} is not started: use it in a `with`")
+            raise RuntimeError(self.node.idle)
         self.node.host.freeze(self.name, seconds)
 
     async def resign(self, *, seconds: float = 0.0, timeout: float | None = None) -> None:
@@ -215,7 +207,7 @@ class EmbeddedElection(Election):
     def check_leads(self) -> None:
         self.check_here()
         if not self.node.started:
-            raise RuntimeError(f"node {self.node.id} is not started: use it in a `with`")
+            raise RuntimeError(self.node.idle)
         if self.view.role != "leader":
             raise ValueError(
                 f"node {self.node.id} does not lead '{self.name}': {who_leads(self.node.host, self.name)}"
@@ -376,6 +368,11 @@ class Node:
         """This process was forked off the one that is this node."""
         return self.started and self.host.forked
 
+    @property
+    def idle(self) -> str:
+        """What is to be said of a node that does not run."""
+        return f"node {self.id} {'has been stopped' if self.used else 'is not started: use it in a `with`'}"
+
     def check_here(self) -> None:
         if self.forked:
             raise RuntimeError(
@@ -415,7 +412,8 @@ class Node:
             await self.stop()
             raise
         for election in self.elections.values():
-            election.apply_position()
+            if election._position:
+                election.apply_position()
             if election.contends:
                 await election.prepare()
                 election.contend()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 5.0
 """After so many seconds without a quorum, or without a peer, the log says so."""
+REASONS = 8
+"""So many reasons at most are logged until a peer is reached; who answers there chooses some of the words."""
 
 
 class Contact:
@@ -89,7 +91,8 @@ class Contact:
         self.why[peer] = why
         since = self.away.setdefault(peer, self.host.loop.time())
         told = self.named.get(peer, set())
-        if self.host.loop.time() - since >= PATIENCE and why not in told:
+        lasting = self.host.loop.time() - since >= PATIENCE
+        if lasting and why not in told and len(told) < REASONS:
             self.named[peer] = told | {why}
             address = self.host.config.nodes[peer].address
             self.host.log.warning("node %s cannot be reached at %s: %s", peer, address, why)

@@ -123,8 +123,6 @@ class Host:
         self.log = logging.getLogger(f"electorate.{id}")
         self.figures = Figures()
         self.certificates = Certificates(config, id, self.log) if config.tls else None
-        if self.certificates:
-            self.figures.expiry[id] = self.certificates.prove(config.cluster, id)
         self.secret = Secret(config.path(config.secret_file, id)) if config.secret_file else None
         self.configuration = configuration(config.membership, config.settings)
         self.safety, self.rest = map(digests, self.configuration)
@@ -241,7 +239,11 @@ class Host:
         self.links = {peer: Link(self, peer, address) for peer, address in addresses.items()}
         fork.running.add(self)
         self.take_calls()
-        self.begin()
+        try:
+            self.begin()
+        except ValueError as error:
+            await self.stop()
+            raise UserError(str(error)) from None
         for link in self.links.values():
             link.dial_soon()
         self.tell(
@@ -346,14 +348,18 @@ class Host:
 
     def contend(self, election: str) -> None:
         """Raises `ValueError` if this node may not hold an election of that name."""
-        if election not in self.node.elections and not self.node.may_hold(election):
-            raise ValueError(self.no_room(election))
+        self.check_room(election)
         self.wishes.contend(election)
 
-    def no_room(self, election: str) -> str:
+    def check_room(self, election: str) -> None:
+        if election in self.node.elections or self.node.may_hold(election):
+            return
         if not 0 < len(election) <= MAX_NAME:
-            return f"the name of an election has 1 to {MAX_NAME} characters"
-        return f"no room for election '{election}': this node holds {len(self.node.elections)} already"
+            raise ValueError(f"the name of an election has 1 to {MAX_NAME} characters")
+        raise ValueError(
+            f"there is no room for an election '{election}': node {self.id} holds"
+            f" {len(self.node.elections)} already, and takes no more"
+        )
 
     def withdraw(self, election: str) -> None:
         self.wishes.withdraw(election)
@@ -365,7 +371,9 @@ class Host:
         self.do(self.node.withdraw(now(), election))
 
     def freeze(self, election: str, seconds: float) -> None:
-        """Do not contend for so long; 0 ends that. Raises `ValueError` if this node leads."""
+        """Do not contend for so long; 0 ends that. Raises `ValueError` if this node leads, or may not hold an
+        election of that name."""
+        self.check_room(election)
         if election in self.node.leading:
             raise ValueError(f"node {self.id} leads '{election}': let it resign for so many seconds")
         self.wishes.freeze(election, seconds)
@@ -391,7 +399,8 @@ class Host:
         self.do(self.node.transfer(now(), election, to, force))
 
     def set_position(self, election: str, position: int) -> None:
-        """Raises `ValueError` for what is no 63-bit number."""
+        """Raises `ValueError` for what is no 63-bit number, or an election that this node may not hold."""
+        self.check_room(election)
         if not 0 <= position < 2**63:
             raise ValueError("a position is a whole number from 0 to 2^63 - 1")
         self.do(self.node.set_position(now(), election, position))
@@ -929,7 +938,7 @@ class Host:
         return {
             "elections": [self.standing(election.view) for election in self.node.elections.values()],
             "peers": self.peers(),
-            "unreached": self.contact.why,
+            "unreached": self.unreached(),
             "no_quorum": self.contact.no_quorum,
             "differs": self.differing(),
             "waiting": self.waiting,
@@ -939,6 +948,16 @@ class Host:
 
     def peers(self) -> dict[NodeId, str]:
         return {peer: "connected" if link.connected else "lost" for peer, link in self.links.items()}
+
+    def unreached(self) -> dict[NodeId, str]:
+        """Why the last attempt to reach a peer failed. May be asked from any thread."""
+        return self.contact.why.copy()
+
+    def expiry(self) -> dict[NodeId, float]:
+        """When the certificate that each node has shown last ends, in seconds since 1970, and my own. May be
+        asked from any thread."""
+        own = {self.id: self.certificates.end} if self.certificates else {}
+        return {**own, **self.figures.expiry.copy()}
 
     def differing(self) -> dict[NodeId, tuple[str, ...]]:
         """The peers that are configured otherwise, and in which keys. May be asked from any thread."""

@@ -42,7 +42,8 @@ def expiry(certificate: Mapping[str, Any] | None) -> float:
 
 
 class Certificates:
-    """The certificate, key and authority of one node. Raises `UserError` if they cannot be used at first."""
+    """The certificate, key and authority of one node. Raises `UserError` if they cannot be used at first, or
+    if every other node would refuse them."""
 
     def __init__(self, config: Config, node: NodeId, log: logging.Logger) -> None:
         assert config.tls is not None
@@ -50,6 +51,7 @@ class Certificates:
         self.ca, self.cert, self.key = (
             config.path(name, node) for name in (config.tls.ca, config.tls.cert, config.tls.key)
         )
+        self.cluster, self.node = config.cluster, node
         self.stamp = self.look()
         try:
             self.server, self.client = self.read()
@@ -57,6 +59,8 @@ class Certificates:
             raise UserError(
                 f"{self.trouble(error)}; `elect certs issue {node}` makes what is needed"
             ) from None
+        self.end = self.prove()
+        """Of the certificate that this node shows, in seconds since 1970."""
 
     def look(self) -> Stamp:
         """What tells whether the files have changed."""
@@ -74,13 +78,13 @@ class Certificates:
         context.load_cert_chain(self.cert, self.key, password=no_password)
         return context
 
-    def prove(self, cluster: str, node: NodeId) -> float:
+    def prove(self) -> float:
         """When my certificate ends, in seconds since 1970, as another node sees it. Raises `UserError` if
         that one would refuse it."""
         mine, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
         dialler = self.client.wrap_bio(mine, theirs)
         acceptor = self.server.wrap_bio(theirs, mine, server_side=True)
-        remedy = f"`elect certs issue {node} --force` makes one"
+        remedy = f"`elect certs issue {self.node} --force` makes one"
         try:
             for side in (dialler, acceptor, dialler, acceptor):
                 with contextlib.suppress(ssl.SSLWantReadError):
@@ -89,10 +93,10 @@ class Certificates:
             why = getattr(error, "verify_message", "") or error.reason or str(error)
             raise UserError(f"{self.cert} would be refused by other nodes: {why}; {remedy}") from None
         certificate: Mapping[str, Any] | None = dialler.getpeercert()
-        if not names(certificate, cluster, node):
+        if not names(certificate, self.cluster, self.node):
             named = ", ".join(name for _, name in (certificate or {}).get("subjectAltName", ())) or "nobody"
             raise UserError(
-                f"{self.cert} names {named}, and not node '{node}' of cluster '{cluster}'; {remedy}"
+                f"{self.cert} names {named}, and not node '{self.node}' of cluster '{self.cluster}'; {remedy}"
             )
         return expiry(certificate)
 
@@ -100,12 +104,15 @@ class Certificates:
         """Before a handshake: if the files have changed, use them as they are now."""
         seen = self.look()
         if seen != self.stamp:
-            self.stamp = seen
+            self.stamp, before = seen, (self.server, self.client)
             try:
                 self.server, self.client = self.read()
+                self.end = self.prove()
                 self.log.info("using the new certificate in %s", self.cert)
-            except (OSError, ValueError) as error:
-                self.log.error("%s; the one that was read before stays in use", self.trouble(error))
+            except (OSError, ValueError, UserError) as error:
+                self.server, self.client = before
+                why = str(error) if isinstance(error, UserError) else self.trouble(error)
+                self.log.error("%s; the one that was read before stays in use", why)
 
     def trouble(self, error: OSError | ValueError) -> str:
         if isinstance(error, ssl.SSLError) or not isinstance(error, OSError):

@@ -164,7 +164,7 @@ class Readings(Collector):
             "electorate_peer_certificate_expiry_timestamp_seconds",
             "When the certificate that this node, or a peer, showed last ends, since 1970.",
             "peer",
-            dict(figures.expiry),
+            host.expiry(),
         )
         sent = CounterMetricFamily("electorate_beats_sent", "Beats sent.", labels=["peer"])
         missed = CounterMetricFamily(
