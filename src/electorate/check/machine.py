@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 from electorate.core.identity import Identity, Rejoin, Start, Verdict, judge
 from electorate.core.model import (
     NOBODY,
+    OTHERS,
     Accept,
     Forget,
     Gone,
@@ -211,8 +212,11 @@ class Recorder:
             self.check_durable(claimant, message)
 
     def check_durable(self, claimant: NodeId, message: Any) -> None:
-        promise = self.store.by_election.get(message.election, Promise(message.election))
-        if promise.term < message.term or (promise.term == message.term and promise.backed != claimant):
+        kept = self.store.by_election
+        promise = kept.get(message.election, Promise(message.election))
+        forgotten = message.election not in kept and message.term <= kept.get(OTHERS, Promise(OTHERS)).term
+        durable = promise.term > message.term or (promise.term, promise.backed) == (message.term, claimant)
+        if not (durable or forgotten):
             self.problems.append(
                 f"I4: {self.id} backed {claimant} in term {message.term} before it was durable"
             )

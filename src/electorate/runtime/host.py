@@ -293,8 +293,8 @@ class Host:
         return [self.store.lock, *(socket.fileno() for socket in sockets if socket.fileno() >= 0)]
 
     async def handed_over(self, elections: tuple[str, ...]) -> None:
-        """Stay as a voter until another leads what this node led; not for long, unless an heir that a user has
-        named is awaited."""
+        """Stay as a voter until another leads what this node led: not for long, unless an heir that a user
+        has named is awaited."""
         self.handing_over = set(elections)
         if self.handing_over and any(link.connected for link in self.links.values()):
             self.handed = self.loop.create_future()

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from electorate.core.elector import Elector
 from electorate.core.model import (
     NOBODY,
+    OTHERS,
     Accept,
     Message,
     NodeId,
@@ -122,9 +123,15 @@ class Invariants:
             claimant = message.leader
         else:
             return
-        promise = host.disk.get(message.election)
-        durable = promise and (promise.term > message.term or promise.backed == claimant)
-        if not durable or not promise or promise.term < message.term:
+        promise, floor = host.disk.get(message.election), host.disk.get(OTHERS, Promise(OTHERS))
+        if promise is None:  # forgotten meanwhile: nobody else is backed in a term up to the floor
+            durable = message.term <= floor.term
+        else:
+            durable = (promise.term, promise.backed) == (
+                message.term,
+                claimant,
+            ) or promise.term > message.term
+        if not durable:
             self.violated("I4", f"{host.id} backed {claimant} in term {message.term} before it was durable")
 
     def after_event(self, host: Host, message: Message | None = None) -> None:
