@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -25,13 +26,16 @@ from electorate.core.model import (
     Recalled,
     Refuse,
     Resign,
+    Role,
     Send,
     Settings,
 )
 from electorate.core.node import MUCH, Node
 from electorate.core.raft import RequestVote
 from electorate.core.ring import Token
-from electorate.core.zab import Notification, State, Zab
+from electorate.core.zab import PERSEVERANCE, Notification, State, Zab
+from electorate.sim.shapes import RINGS
+from electorate.sim.world import Plan, World
 from tests.table import E, Table
 
 JOB = "job-1"
@@ -324,3 +328,58 @@ def test_a_leap_is_measured_from_what_is_in_the_store() -> None:
     for name in (JOB, "another"):
         node.receive(1.0, "b", Lead(name, term + 1, 0))
         assert node.elections[name].leader == "b"
+
+
+@pytest.mark.parametrize("algorithm", ["bully", "raft", "zab", *RINGS])
+@pytest.mark.parametrize("seed", range(6))
+def test_an_election_that_nobody_wants_is_silent(algorithm: str, seed: int) -> None:
+    """Even if all lose their wish while one is under way."""
+    membership = Membership(tuple(Member(id) for id in "abcde"))
+    ring = {"algorithm": "ring", "ring": algorithm} if algorithm in RINGS else {"algorithm": algorithm}
+    world = World(Plan(membership=membership, settings=Settings(**ring)), seed)  # type: ignore[arg-type]
+    world.start()
+    world.run(1.0)
+    for host in world.hosts.values():
+        if host.node.leading:
+            host.crash()
+    random = Random(seed)
+    for host in world.hosts.values():
+        world.after(random.uniform(0.0, 0.03), lambda host, _: host.wish("withdraw", "main"), host)
+    world.run(20.0)
+    sent = sum(world.sent.values())
+    world.run(100.0)
+    assert sum(world.sent.values()) == sent, world.sent
+    for host in world.hosts.values():
+        assert not host.up or host.node.elections["main"].is_idle
+    world.hosts["b"].wish("contend", "main")
+    world.run(101.0)
+    assert world.agreed_leader("main") == "b"
+
+
+def looking(leader: str) -> Notification:
+    vote = (leader, 0, 0) if leader else ("", -1, -1)
+    return Notification(JOB, 0, *vote, 1, State.LOOKING)
+
+
+def test_zab_who_does_not_want_to_lead_looks_only_as_long_as_somebody_may() -> None:
+    on = table(algorithm="zab")
+    on.do("b", Node.receive, "c", looking(""))
+    assert (on.wire, elections(on)["b"]) == ([], []), "a vote for nobody takes nobody along"
+    on.do("c", Node.receive, "b", looking("c"))
+    assert on.wire == [], "nor does one for me, if I do not want to lead any more"
+    on.do("b", Node.receive, "c", looking("c"))
+    for _ in range(PERSEVERANCE + 2):
+        assert on["b"].node.elections[JOB].role is Role.CANDIDATE
+        on["b"].fire("answers", JOB)
+    assert on["b"].node.elections[JOB].is_idle
+    assert ("answers", JOB) not in on["b"].timers
+
+
+def test_zab_who_wants_to_lead_now_says_so_at_once() -> None:
+    on = table(algorithm="zab")
+    on.do("b", Node.receive, "a", looking("a"))
+    on["b"].fire("answers", JOB)
+    on.wire.clear()
+    on.do("b", Node.contend, JOB)
+    said = [(to, message.leader) for _, to, message in on.wire if isinstance(message, Notification)]
+    assert said == [("a", "b"), ("c", "b")]

@@ -24,7 +24,8 @@ followed. Departures from ZooKeeper:
 - Nobody waits any longer once every voter agrees (with `stagger = "rank"`: every one that can be reached);
   ZooKeeper did so up to 3.3. During the wait a lesser vote takes its sender's agreement back; there it is
   discarded. A vote that is sent again bears the newest zxid of its sender.
-- Who has no leader and does not look is taken along by a vote of a newer round.
+- Who has no leader and does not look is taken along by a vote of a newer round. Who does not want to lead, and
+  hears of nobody who does, looks no longer: there all servers want to.
 - Settled votes of any round count together with looking ones of my own; there the two are counted apart, and
   a settled vote of my round replaces a looking one. A vote for one who may not lead is ignored, with its
   round; there only for one who does not vote.
@@ -63,6 +64,10 @@ class Vote(NamedTuple):
 
 NO_VOTE = Vote(-1, -1, 0, "")
 """Of a voter that does not want to lead."""
+
+
+PERSEVERANCE = 6
+"""So often the wait for news is doubled; then, who does not want to lead looks no longer."""
 
 
 class Notification(ElectionMessage, frozen=True):
@@ -172,6 +177,14 @@ class Zab(Elector):
             return State.LEADING
         return State.LOOKING if self.leader is None and self.decided is None else State.FOLLOWING
 
+    def contend(self) -> None:
+        super().contend()
+        if self.looking and self.first_vote > self.proposal:
+            self.attempts = 0
+            self.propose(self.first_vote)
+            self.arm_resend()
+            self.tally()
+
     # --- what the others vote ---------------------------------------------------------------------
 
     def receive(self, sender: NodeId, message: ElectionMessage) -> None:
@@ -192,9 +205,13 @@ class Zab(Elector):
             return self.node.ignore("a vote for one who may not lead")
         if notification.round > self.round + MAX_LEAP:
             return self.node.ignore("a leap of rounds that nobody can have made")
+        if vote.leader == self.me and not self.contends:
+            vote = NO_VOTE
         if notification.state is not State.LOOKING:
             return self.on_settled_vote(sender, notification, vote) if self.looking else None
         if self.role is Role.FOLLOWER and self.leader is None:
+            if max(vote, self.first_vote) == NO_VOTE:
+                return self.node.ignore("a vote for nobody")
             if notification.round > self.round:
                 self.look(notification.round, vote)
             else:
@@ -316,7 +333,7 @@ class Zab(Elector):
     # --- waiting ----------------------------------------------------------------------------------
 
     def arm_resend(self) -> None:
-        wait = self.node.timing.patience * 2 ** min(self.attempts, 6)
+        wait = self.node.timing.patience * 2 ** min(self.attempts, PERSEVERANCE)
         self.arm("answers", wait, wait)
 
     def fire(self, purpose: str) -> None:
@@ -324,6 +341,8 @@ class Zab(Elector):
             case "finalize":
                 if self.looking and self.has_quorum:
                     self.decide(self.proposal.leader)
+            case "answers" if self.looking and self.is_hopeless:
+                self.lose()
             case "answers" if self.looking:
                 self.attempts += 1
                 self.learners = frozenset()
@@ -332,6 +351,11 @@ class Zab(Elector):
                 self.tally()
             case _:
                 super().fire(purpose)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """I do not want to lead, and hear of nobody who does: whoever does, will take me along."""
+        return not self.contends and (self.proposal == NO_VOTE or self.attempts > PERSEVERANCE)
 
     def peer_found(self, peer: NodeId) -> None:
         if self.looking and peer in self.node.membership.voters:
