@@ -60,7 +60,7 @@ class Door:
             raise self.raised[0].get("exception") or RuntimeError(self.raised[0]["message"])
 
     async def call(self, host: Host, size: int, data: bytes) -> None:
-        with contextlib.closing(socket.create_connection(host.listener.getsockname())) as caller:
+        with contextlib.closing(socket.create_connection(host.listeners[0].getsockname())) as caller:
             caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
             for at in range(0, min(len(data), 16 * size), size):
                 with contextlib.suppress(ConnectionError):

@@ -53,7 +53,9 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "leadership": LEADERSHIP,
     "election": LEADERSHIP,
     "sync": LEADERSHIP,
+    "runtime/config.py": ("runtime_config",),
     "cli": ("guardian",),
+    "cli/node.py": ("runtime_names",),
     "cli/process.py": ("cluster_up",),
 }
 """For each room, or file, of `src/electorate`: the tests that guard its rules."""

@@ -55,7 +55,7 @@ def toml(page: Path) -> str:
 
 def furnish(page: Path, directory: Path) -> None:
     """The files that the sessions of this page begin with."""
-    if "[nodes." in toml(page):
+    if "cluster = " in toml(page):
         (directory / "cluster.toml").write_text(toml(page))
     else:
         run("elect config init", directory)

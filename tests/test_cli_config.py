@@ -261,12 +261,12 @@ def test_check_looks_at_ports_and_the_directory(tmp_path: Path, write: Callable[
     config = load(tmp_path / "cluster.toml")
     with socket.create_server(config.address("a")), socket.create_server(config.http_address("a") or ("", 0)):
         assert troubles(tmp_path) == [
-            "node a cannot listen on {}:{} (nodes.a.address): Address already in use".format(
-                *config.address("a")
-            ),
-            "node a cannot listen on {}:{} (nodes.a.http): Address already in use".format(
-                *config.http_address("a") or ()
-            ),
+            f"node a cannot listen on {host}:{port}: Address already in use; stop whatever uses that port, or"
+            f" change nodes.a.{key}"
+            for key, (host, port) in (
+                ("address", config.address("a")),
+                ("http", config.http_address("a") or ("", 0)),
+            )
         ]
         (tmp_path / "data").mkdir()
         held = lock(tmp_path / "data")
@@ -280,7 +280,23 @@ def test_check_looks_at_ports_and_the_directory(tmp_path: Path, write: Callable[
     path = tmp_path / "cluster.toml"
     path.write_text("insecure = true\n" + path.read_text().replace('"127.0.0.1', '"192.0.2.1', 1))
     [elsewhere] = troubles(tmp_path)
-    assert elsewhere.endswith("(nodes.a.address): that is no address of this machine")
+    host, port = load(path).address("a")
+    assert elsewhere == (
+        f"node a cannot listen on {host}:{port}: that is no address of this machine; correct nodes.a.address, or"
+        f" say in nodes.a.bind where to listen, such as 0.0.0.0:{port}"
+    )
+    path.write_text(path.read_text().replace("192.0.2.1", "nowhere.invalid", 1))
+    [unknown] = troubles(tmp_path)
+    assert unknown.startswith(
+        f"node a cannot listen on nowhere.invalid:{port}: that name cannot be looked up"
+    )
+    path.write_text(path.read_text().replace("[nodes.a]", f'[nodes.a]\nbind = "127.0.0.2:{port}"'))
+    assert troubles(tmp_path) == []
+    shown = elect(tmp_path, "check", "cluster.toml")[1]
+    assert f"nowhere.invalid:{port}, listens on 127.0.0.2:{port}, http " in shown
+    with socket.create_server(("127.0.0.2", port)):
+        [taken] = troubles(tmp_path)
+    assert taken.endswith("stop whatever uses that port, or change nodes.a.bind")
 
 
 def test_check_says_what_is_wrong_and_where(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_a_command_is_stopped_and_killed_while_the_lease_lasts(monkeypatch: pyte
     monkeypatch.setattr(socket, "socketpair", lambda: pair)
     monkeypatch.setattr(subprocess, "Popen", popen)
     run, node, _ = staged()
-    node.listener, node.store = Held(), type("Store", (), {"lock": 0})  # type: ignore[attr-defined]
+    node.listeners, node.store = [Held()], type("Store", (), {"lock": 0})  # type: ignore[attr-defined]
     with pytest.raises(Started):
         running.Ward.start(run).send(None)
     for end in pair:

@@ -160,6 +160,23 @@ MISTAKES = {
         TOP + A + "[timing]\nlease = 500\n",
         "timing.lease: 500 seconds are unlikely, and 120 the most there can be; for 500 ms say 0.5",
     ),
+    "a place to listen that is none": (TOP + A + "bind = '7400'\n", "nodes.a.bind: '7400' is not host:port"),
+    "a place to listen that all can reach": (
+        TOP + A + "bind = '0.0.0.0:7400'\n",
+        "nodes.a.bind: 0.0.0.0:7400 can be reached from other machines: protect it by [tls]",
+    ),
+    "any place to listen": (
+        TOP + A + "bind = '127.0.0.1:0'\n",
+        "nodes.a.bind: what is sent to one port is passed on to the other; neither can be 0",
+    ),
+    "a place to listen, and any port to be known by": (
+        TOP + "[nodes.a]\naddress = 'localhost:0'\nbind = '127.0.0.1:7400'\n",
+        "nodes.a.bind: what is sent to one port is passed on to the other; neither can be 0",
+    ),
+    "one port for HTTP and to listen": (
+        TOP + A + "bind = '127.0.0.1:8400'\nhttp = '127.0.0.1:8400'\n",
+        "nodes.a.http: port 8400 of the same machine is that of nodes.a.bind, too; give node a a port of its own",
+    ),
     "one port for both": (
         TOP + A + "http = 'h.localhost:1'\n",
         "nodes.a.http: port 1 of the same machine is that of nodes.a.address, too; give node a a port of its own",
@@ -359,6 +376,22 @@ def test_ports_that_do_not_clash() -> None:
     here = {"a": "127.0.0.1:7400", "b": "127.0.0.1:7401"}
     assert configure(None, {"nodes": here}, {"ELECTORATE_HTTP_ADDRESS": ":8401"}).http
     assert configure({"nodes": here, "http": {"address": ":8401"}}, {}, {}).http
+
+
+def test_where_a_node_listens_is_not_where_it_is_known() -> None:
+    """Containers whose ports one machine publishes may all listen on the same of their own."""
+    nodes = {
+        id: {"address": f"10.0.0.1:{port}", "bind": "0.0.0.0:7400", "http": "0.0.0.0:8400"}
+        for id, port in (("a", 7400), ("b", 7401))
+    }
+    config = configure({"nodes": nodes, "insecure": True}, {}, {})
+    assert config.address("b") == ("10.0.0.1", 7401)
+    assert config.listens("b") == ("nodes.b.bind", "0.0.0.0", 7400)
+    assert configure({"nodes": {"a": "127.0.0.1:1"}}, {}, {}).listens("a") == (
+        "nodes.a.address",
+        "127.0.0.1",
+        1,
+    )
 
 
 def test_every_key_can_be_an_argument_that_type_checkers_know() -> None:

@@ -13,8 +13,9 @@ import pytest
 from electorate.core.model import Settings
 from electorate.errors import UserError
 from electorate.leadership import LeadershipLost
-from electorate.runtime import contact, link
+from electorate.runtime import contact
 from electorate.runtime.config import Config
+from electorate.runtime.names import Name
 from tests.api_nodes import nodes
 from tests.runtime_hosts import cluster, in_loop, until
 
@@ -87,10 +88,10 @@ async def test_a_node_that_has_never_reached_a_quorum_says_so(
 async def test_a_peer_whose_name_does_not_resolve_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def unknown(*_: object) -> list[tuple[str, int]]:
+    async def unknown(name: Name) -> object:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(link, "addresses", unknown)
+    monkeypatch.setattr(Name, "addresses", unknown)
     async with cluster(tmp_path, "ab", absent="b") as at:
         why = "its name does not resolve (Name or service not known)"
         await until(

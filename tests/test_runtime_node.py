@@ -299,7 +299,9 @@ def test_an_address_that_does_not_resolve(tmp_path: Path) -> None:
     path = tmp_path / "cluster.toml"
     path.write_text('cluster = "demo"\ninsecure = true\n[nodes.a]\naddress = "nowhere.invalid:7400"\n')
     done = run("--config", str(path), "--id", "a", "--data", str(tmp_path / "a"))
-    assert "node a cannot listen on nowhere.invalid:7400" in complaint(done)
+    said = complaint(done)
+    assert "node a cannot listen on nowhere.invalid:7400: that name cannot be looked up here" in said
+    assert "say in nodes.a.bind where to listen" in said
 
 
 def test_its_supervisor_is_told_of_a_mistake_too(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from electorate.cli.plan import reserved_ports
 from electorate.runtime import link as link_module
-from electorate.runtime.link import Link, Place
+from electorate.runtime.link import Link
+from electorate.runtime.names import Place, reach
 from tests.runtime_hosts import Cluster, cluster, crash, in_loop, until
 
 LONG = {"lease": 60.0, "beat": 0.1}
@@ -31,17 +33,17 @@ class Refusals:
 @pytest.fixture
 def refusals(monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusals]:
     made = Refusals()
-    judge, resolve = Link.refused_by_system, link_module.addresses
+    judge = Link.refused_by_system
 
     def refused_by_system(link: Link, place: Place) -> None:
         judge(link, place)
         made.seen.append((link.host.id, link.peer))
 
-    async def addresses(host: str, port: int) -> list[tuple[str, int]]:
-        return await resolve(host, made.moved.get(port, port))
+    async def reach_what_has_moved(protocol: Any, addresses: Any, *arguments: Any) -> None:
+        await reach(protocol, [(host, made.moved.get(port, port)) for host, port in addresses], *arguments)
 
     monkeypatch.setattr(Link, "refused_by_system", refused_by_system)
-    monkeypatch.setattr(link_module, "addresses", addresses)
+    monkeypatch.setattr(link_module, "reach", reach_what_has_moved)
     monkeypatch.setattr(link_module, "LONGEST_PAUSE", 0.02)
     yield made
 
@@ -96,14 +98,16 @@ async def test_while_the_peer_is_connected_to_me_a_refusal_proves_nothing(
         leader = await at.agreed()
         a, b = (host for host in at.hosts.values() if host is not leader)
         await until(lambda: leader.links[a.id].connected and leader.links[b.id].connected)
-        leader.loop.remove_reader(leader.listener)
-        leader.listener.shutdown(socket.SHUT_RDWR)  # from now on it refuses, and what stands goes on
+        [listener] = leader.listeners
+        leader.loop.remove_reader(listener)
+        listener.shutdown(socket.SHUT_RDWR)  # from now on it refuses, and what stands goes on
         a.links[leader.id].drop()
         await until(lambda: refusals.count(a.id, leader.id) > 5)
         assert leader.id in a.incoming
         assert not dead(at, leader.id)
         assert at.leader() is leader
 
+        leader.stopping = True  # it dials nobody any more
         leader.links[a.id].close()
         await until(lambda: dead(at, leader.id) == {a.id})
         await crash(at, leader.id)

@@ -18,7 +18,7 @@ import pytest
 from openapi_spec_validator import validate
 from starlette.applications import Starlette
 
-from electorate import __version__
+from electorate import Node, __version__
 from electorate.errors import UserError
 from electorate.web import health, serving, token
 from electorate.web.app import Api, application
@@ -366,6 +366,29 @@ async def test_what_it_listens_on_is_let_go_of_by_a_forked_child(tmp_path: Path)
         [listener] = host.sockets
         assert listener.getsockname() == ("127.0.0.1", cluster.http["a"])
         assert listener.fileno() in host.descriptors()
+
+
+@in_loop
+async def test_http_is_served_on_all_that_its_name_stands_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truly = socket.getaddrinfo
+
+    def resolve(host: str, *arguments: Any, **options: Any) -> list[Any]:
+        numbers = ["127.0.0.2", "::1"] if host == "web.example" else [host]
+        return [found for number in numbers for found in truly(number, *arguments, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    async with Node("a", nodes={"a": "127.0.0.1:0"}, http_address="web.example:0", data=tmp_path) as node:
+        _, port = node.config.http_address("a") or ("", 0)
+        for number in ("127.0.0.2", "::1"):
+            reader, writer = await asyncio.open_connection(number, port)
+            writer.write(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+    for number in ("127.0.0.2", "::1"):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((number, port))
 
 
 @in_loop

@@ -101,7 +101,8 @@ def check(
         if id in (None, name):
             http = config.http_address(name)
             serves = f", http {http[0]}:{http[1]}" if http else ""
-            print(f"  {name:12} {node.kind:9} {node.address}{serves}")
+            listens = f", listens on {node.bind}" if node.bind else ""
+            print(f"  {name:12} {node.kind:9} {node.address}{listens}{serves}")
     print(f"quorum: {quorum(config.membership)}")
     timing = config.timing
     print(

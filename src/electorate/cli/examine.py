@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 from electorate.errors import InUse, UserError
 from electorate.extras import install
 from electorate.runtime.config import Config
+from electorate.runtime.names import bound, hindrance, stands_for
 from electorate.runtime.secret import Secret
 from electorate.runtime.store import lock
 from electorate.runtime.tls import Certificates
@@ -90,22 +89,12 @@ def look_at_directory(data: Path) -> None:
 
 
 def taken_ports(config: Config, id: str) -> Iterator[str]:
-    for key, address in (("address", config.address(id)), ("http", config.http_address(id))):
-        if address:
-            host, port = address
-            try:
-                bind(host, port)
-            except OSError as error:
-                why = error.strerror or str(error)
-                if error.errno == errno.EADDRNOTAVAIL:
-                    why = "that is no address of this machine"
-                yield f"node {id} cannot listen on {host}:{port} (nodes.{id}.{key}): {why}"
-
-
-def bind(host: str, port: int) -> None:
-    """Raises `OSError` if nobody could listen there now."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen()
+    places = [config.listens(id)]
+    if address := config.http_address(id):
+        places.append((f"nodes.{id}.http", *address))
+    for key, host, port in places:
+        try:
+            for listener in bound(stands_for(host, port)):
+                listener.close()
+        except OSError as error:
+            yield f"node {id} cannot listen on {host}:{port}: {hindrance(error, key, port)}"

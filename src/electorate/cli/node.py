@@ -72,14 +72,24 @@ async def serve(config: Config, id: str, data: Path, options: dict[str, Any], at
     """Run the node, with these options of `Host`, until it is told to stop (0) or cannot go on (1)."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    whole = asyncio.current_task()
+    assert whole is not None
+    started = False
+
+    def terminate() -> None:
+        if not (started or stop.is_set()):
+            whole.cancel()  # a name server that does not answer must not hold it up
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, terminate)
     supervisor = await Supervisor.connect(id, stop) if attach else None
     try:
         host = Host(config, id, data, **options)
         if supervisor:
             host.observe(supervisor.tell)
         async with running(host):
+            started = True
             if supervisor:
                 supervisor.serve(host)
             stopped = loop.create_task(stop.wait())
@@ -89,6 +99,10 @@ async def serve(config: Config, id: str, data: Path, options: dict[str, Any], at
         if supervisor:
             supervisor.tell("error", {"message": str(error)})
         raise
+    except asyncio.CancelledError:
+        if started or not stop.is_set():
+            raise
+        return 0
     finally:
         if supervisor:
             await supervisor.close()

@@ -111,7 +111,8 @@ class Ward(asyncio.Protocol):
         """Start the guardian, and let it hold what proves that this node lives."""
         host, lease = run.host, run.host.config.timing.lease
         ours, theirs = socket.socketpair()
-        held = (theirs.fileno(), host.listener.fileno(), host.store.lock)
+        listeners = (listener.fileno() for listener in host.listeners)
+        held = (theirs.fileno(), *listeners, host.store.lock)
         arguments = [str(theirs.fileno()), str(GRACE * lease), str(MARGIN * lease), *map(str, held[1:])]
         process = subprocess.Popen(  # noqa: ASYNC220 (to fork and go on is all it does)
             [sys.executable, "-I", "-S", guardian.__file__, *arguments],

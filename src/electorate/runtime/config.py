@@ -47,9 +47,11 @@ Ring = Literal["tanenbaum", "chang-roberts", "hirschberg-sinclair"]
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One node: where it listens, and what it may do."""
+    """One node: where it is reached, and what it may do."""
 
     address: str
+    bind: str | None = None
+    """Where it listens, if not there: behind a translated address, or a port that a container publishes."""
     kind: Kind = Kind.VOTER
     priority: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)] = 0
     weight: int = 1
@@ -119,6 +121,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def address(self, node: NodeId) -> tuple[str, int]:
         return split_address(self.nodes[node].address)
+
+    def listens(self, node: NodeId) -> tuple[str, str, int]:
+        """The key that says where this node listens, the host and the port."""
+        key = "address" if self.nodes[node].bind is None else "bind"
+        return f"nodes.{node}.{key}", *split_address(getattr(self.nodes[node], key))
 
     def http_address(self, node: NodeId) -> tuple[str, int] | None:
         """Where this node serves HTTP, if it does."""
@@ -379,6 +386,7 @@ def complaints_about_nodes(config: Config) -> Complaints:
 
 def complaints_about_addresses(config: Config) -> Complaints:
     given = {f"nodes.{id}.address": node.address for id, node in config.nodes.items()}
+    given |= {f"nodes.{id}.bind": node.bind for id, node in config.nodes.items() if node.bind is not None}
     http = {f"nodes.{id}.http": node.http for id, node in config.nodes.items()}
     http["http.address"] = config.http.address if config.http else None
     for key, address in [
@@ -399,6 +407,11 @@ def complaints_about_addresses(config: Config) -> Complaints:
                 f"nodes.{id}.address",
                 ": port 0 is any free port, and the other nodes could not know which; only a node that is"
                 " alone can have it",
+            )
+        if node.bind and not (config.address(id)[1] and config.listens(id)[2]):
+            yield (
+                f"nodes.{id}.bind",
+                ": what is sent to one port is passed on to the other; neither can be 0, any that is free",
             )
 
 
@@ -469,13 +482,13 @@ def complaints_about_safety(config: Config) -> Complaints:
     if config.tls or config.secret_file or config.insecure:
         return
     for id, node in config.nodes.items():
-        host, _ = split_address(node.address)
-        if not is_loopback(host):
-            yield (
-                f"nodes.{id}.address",
-                f": {node.address} can be reached from other machines: protect it by [tls] (`elect certs"
-                " init`) or secret_file, or say insecure = true if you trust the network",
-            )
+        for key, address in (("address", node.address), ("bind", node.bind or node.address)):
+            if not is_loopback(split_address(address)[0]):
+                yield (
+                    f"nodes.{id}.{key}",
+                    f": {address} can be reached from other machines: protect it by [tls] (`elect certs"
+                    " init`) or secret_file, or say insecure = true if you trust the network",
+                )
 
 
 class Place(NamedTuple):
@@ -496,9 +509,10 @@ class Place(NamedTuple):
 
 def places(config: Config, alike: bool) -> Iterator[Place]:
     for id, node in config.nodes.items():
-        host, port = config.address(id)
-        machine = "this one" if is_loopback(host) else host
-        yield Place(f"nodes.{id}.address", id, machine, host, port)
+        key, host, port = config.listens(id)
+        known_as = config.address(id)[0]
+        machine = f"that of {id}" if node.bind else "this one" if is_loopback(known_as) else known_as
+        yield Place(key, id, machine, host, port)
         http = config.http_address(id)
         if http and (node.http or alike):
             yield Place(f"nodes.{id}.http" if node.http else "http.address", id, machine, *http)
@@ -512,7 +526,7 @@ def complaints_about_ports(config: Config, alike: bool) -> Complaints:
             yield (
                 other.key,
                 f": port {other.port} of {there} is that of {one.key}, too; give node {other.node} a port of"
-                f" its own, as nodes.{other.node}.{'http' if 'http' in other.key else 'address'}",
+                f" its own, as {other.key.replace('http.address', f'nodes.{other.node}.http')}",
             )
 
 

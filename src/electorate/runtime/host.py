@@ -52,6 +52,7 @@ from electorate.runtime.config import Config
 from electorate.runtime.contact import Contact
 from electorate.runtime.figures import Figures, Refusal
 from electorate.runtime.link import Incoming, Link
+from electorate.runtime.names import hindrance, listen
 from electorate.runtime.reasons import who_leads
 from electorate.runtime.secret import Secret
 from electorate.runtime.store import Conditions, Disk, Store, remedy
@@ -150,9 +151,9 @@ class Host:
         self.stopping = False
         self.failed: asyncio.Future[str]
         """Done when the node cannot go on, with the reason."""
-        self.listener: socket.socket
-        """Where it listens. A process that holds this too keeps the address from refusing, and so is not
-        believed dead."""
+        self.listeners: list[socket.socket] = []
+        """Where it listens: at each address of its name. A process that holds these too keeps them from
+        refusing, and so is not believed dead."""
         self.disk = Disk(f"electorate-{id}-store")
         self.timers = Timers(self.fire)
         self.strangers: dict[Incoming, None] = {}
@@ -225,16 +226,17 @@ class Host:
         """Listen, dial the others, and contend for the configured elections."""
         self.loop = asyncio.get_running_loop()
         self.failed = self.loop.create_future()
-        host, port = self.config.address(self.id)
+        key, host, port = self.config.listens(self.id)
         try:
-            self.listener = await listen(host, port)
+            self.listeners = await listen(host, port, key, self.log)
         except OSError as error:
             self.close_store()
-            raise UserError(
-                f"node {self.id} cannot listen on {host}:{port}: {error.strerror or error};"
-                f" stop whatever uses that port, or change nodes.{self.id}.address"
-            ) from None
-        self.config = self.config.listening(self.id, self.listener.getsockname()[1])
+            why = hindrance(error, key, port)
+            raise UserError(f"node {self.id} cannot listen on {host}:{port}: {why}") from None
+        except asyncio.CancelledError:
+            self.close_store()
+            raise
+        self.config = self.config.listening(self.id, self.listeners[0].getsockname()[1])
         addresses = {id: self.config.address(id) for id in self.node.peers}
         self.links = {peer: Link(self, peer, address) for peer, address in addresses.items()}
         fork.running.add(self)
@@ -281,15 +283,16 @@ class Host:
 
     def refuse_calls(self) -> None:
         """From now on this address refuses, unless another process holds it."""
-        self.loop.remove_reader(self.listener)
-        self.listener.close()
+        for listener in self.listeners:
+            self.loop.remove_reader(listener)
+            listener.close()
 
     def descriptors(self) -> list[int]:
         """The files and sockets by which this process is this node."""
         taken = [incoming.connection for incoming in (*self.incoming.values(), *self.strangers)]
         outgoing = [link.outgoing.transport for link in self.links.values() if link.outgoing]
         dialled = [transport.get_extra_info("socket") for transport in outgoing]
-        sockets = [self.listener, *self.sockets, *taken, *dialled]
+        sockets = [*self.listeners, *self.sockets, *taken, *dialled]
         return [self.store.lock, *(socket.fileno() for socket in sockets if socket.fileno() >= 0)]
 
     async def handed_over(self, elections: tuple[str, ...]) -> None:
@@ -817,16 +820,16 @@ class Host:
 
     # --- strangers -----------------------------------------------------------------------------
 
-    def take_call(self) -> None:
+    def take_call(self, listener: socket.socket) -> None:
         """Somebody calls. If there are too many that have not greeted, the oldest of them has to go, so that
         strangers who stay cannot keep a member out."""
         try:
-            connection, _ = self.listener.accept()
+            connection, _ = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
             self.log.error("node %s cannot take calls for a while: %s", self.id, error.strerror)
-            self.loop.remove_reader(self.listener)
+            self.loop.remove_reader(listener)
             self.loop.call_later(PAUSE, self.take_calls)
             return
         connection.setblocking(False)
@@ -840,7 +843,8 @@ class Host:
 
     def take_calls(self) -> None:
         if not self.stopping:
-            self.loop.add_reader(self.listener, self.take_call)
+            for listener in self.listeners:
+                self.loop.add_reader(listener, self.take_call, listener)
 
     def objection(self, greeting: Greeting) -> Refused | None:
         """Why this greeting is not accepted, or None."""
@@ -966,19 +970,3 @@ class Host:
     def ignored(self) -> dict[str, int]:
         """What was ignored or refused, and how often."""
         return {**self.node.ignored, **self.counts}
-
-
-async def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to the first address that the name stands for. Raises `OSError`."""
-    loop = asyncio.get_running_loop()
-    family, kind, protocol, _, address = (await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(100)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener

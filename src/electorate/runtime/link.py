@@ -11,18 +11,17 @@ When a connection breaks, the peer is dialled back at once, and what comes of th
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import random
 import socket
 import ssl
-from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from electorate.core.identity import Start
 from electorate.core.model import Message, NodeId
 from electorate.runtime.contact import explain
 from electorate.runtime.figures import Refusal
+from electorate.runtime.names import Name, Place, in_turn, place, reach
 from electorate.runtime.secret import NONCE, Seal, nonce
 from electorate.runtime.tls import expiry, names
 from electorate.runtime.wire import (
@@ -52,12 +51,18 @@ HASTE = 0.05
 """For so many seconds after a break, a dial that breaks before the welcome is repeated without a pause."""
 UNHEARD = 3.0
 """After so many seconds without any acknowledgement by the peer's machine, a connection is given up."""
+QUIET, PROBES = 15, 3
+"""After so many seconds without a word the system asks whether the peer's machine is there; if it does not
+say so, so many times, `UNHEARD` seconds apart."""
+KEPT = {
+    "TCP_USER_TIMEOUT": int(UNHEARD * 1000),
+    "TCP_KEEPIDLE": QUIET,
+    "TCP_KEEPALIVE": QUIET,  # the same, as macOS calls it
+    "TCP_KEEPINTVL": int(UNHEARD),
+    "TCP_KEEPCNT": PROBES,
+}
 BACKLOG = 4 << 20
 """A peer that leaves so many bytes unread is cut off."""
-
-
-Place: TypeAlias = tuple[IPv4Address | IPv6Address, int]
-"""An address that needs no looking up."""
 
 
 class Reached(NamedTuple):
@@ -73,7 +78,9 @@ class Link:
     def __init__(self, host: Host, peer: NodeId, address: tuple[str, int]) -> None:
         self.host = host
         self.peer = peer
-        self.address = address
+        self.name = Name(*address, f"nodes.{peer}.address", host.log, self.unanswered)
+        self.mute: list[Place] = []
+        """Where a call of mine was taken and not answered, the latest last; until one is."""
         self.outgoing: Outgoing | None = None
         self.shown: Start | None = None
         """The start of mine that the peer has asked for."""
@@ -133,8 +140,11 @@ class Link:
         broke_early = False
         self.failure = None
         try:
+            addresses, still_true = await self.name.addresses()
+            turns = in_turn(addresses, self.fallen and self.fallen.place, self.mute)
+            refused = self.refused_by_system if still_true else self.refused_elsewhere
             async with asyncio.timeout(HANDSHAKE):
-                await reach(outgoing, *self.address, self.refused_by_system, **self.encryption())
+                await reach(outgoing, turns, refused, **self.encryption())
                 await outgoing.answered
         except ssl.SSLCertVerificationError as error:
             self.distrust(f"its certificate is not to be trusted: {error.verify_message}")
@@ -152,6 +162,8 @@ class Link:
             return
         if self.failure:
             self.host.contact.failed(self.peer, self.failure)
+        if outgoing.silent and outgoing.place:
+            self.mute = [place for place in self.mute if place != outgoing.place] + [outgoing.place]
         if self.at_once:
             self.at_once = False
             self.dial_soon()
@@ -163,6 +175,11 @@ class Link:
                 self.host.complain("not welcomed by", self.peer, reason, "refused_by_peer")
             self.dial_soon(self.pause * random.uniform(0.5, 1.0))
             self.pause = min(2 * self.pause, LONGEST_PAUSE)
+
+    def unanswered(self) -> None:
+        """Whatever this name stands for, the system has not said it for a while."""
+        if not self.connected:
+            self.host.contact.failed(self.peer, "looking up its name takes long")
 
     def encryption(self) -> dict[str, Any]:
         if self.host.certificates is None:
@@ -188,11 +205,15 @@ class Link:
         if fallen and fallen.place == place and self.peer not in host.incoming and host.config.fast_failover:
             host.peer_is_gone(self.peer, fallen.start)
 
+    def refused_elsewhere(self, place: Place) -> None:
+        """The name stood for this place once, and may stand for another by now: that proves nothing."""
+
     def welcomed(self, outgoing: Outgoing, welcome: Welcome) -> None:
         identity = welcome.said.identity
         if outgoing.start == self.host.started and self.host.recognises(self.peer, identity):
             self.outgoing = outgoing
             self.fallen = None
+            self.mute = []
             outgoing.reached = Reached(identity.start, outgoing.place)
             self.metadata = welcome.metadata
             self.pause = FIRST_PAUSE
@@ -227,6 +248,7 @@ class Link:
             self.outgoing.transport.abort()
 
     def close(self) -> None:
+        self.name.close()
         if self.again:
             self.again.cancel()
         if self.dialling:
@@ -246,6 +268,8 @@ class Outgoing(asyncio.Protocol):
         self.answered: asyncio.Future[None] = link.host.loop.create_future()
         self.transport: asyncio.Transport
         self.opened = False
+        self.silent = False
+        """It stands, and nothing has answered on it."""
         self.greeting: Greeting
         self.place: Place | None = None
         self.reached: Reached | None = None
@@ -255,7 +279,7 @@ class Outgoing(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.opened = True
+        self.opened = self.silent = True
         tune(self.transport)
         if peername := self.transport.get_extra_info("peername"):
             self.place = place(peername)
@@ -297,6 +321,7 @@ class Outgoing(asyncio.Protocol):
             self.link.distrust(f"it answers without a proof that it knows the secret{why}")
             return self.transport.abort()
         self.answered.set_result(None)
+        self.silent = False
         if isinstance(answer, Welcome):
             self.link.welcomed(self, answer)
         else:
@@ -485,46 +510,15 @@ def certificate_of(transport: asyncio.Transport | None) -> Mapping[str, Any] | N
     return cast(Mapping[str, Any], transport.get_extra_info("peercert")) if transport else None
 
 
-async def reach(
-    protocol: asyncio.Protocol, host: str, port: int, refused: Callable[[Place], None], **encryption: Any
-) -> None:
-    """Connect to an address of this name, which is resolved anew each time, and tell of each that refuses.
-    Raises `OSError`, and `ConnectionRefusedError` only if all refuse.
-
-    The loop makes the socket. One that it is given can close a stranger's file: if the connection ends
-    before `create_connection` returns, uvloop closes the descriptor and leaves the socket believing in it."""
-    failure: OSError = ConnectionRefusedError(f"{host}:{port} refuses")
-    for address in await addresses(host, port):
-        try:
-            await asyncio.get_running_loop().create_connection(lambda: protocol, *address, **encryption)
-            return
-        except ConnectionRefusedError:
-            refused(place(address))
-        except OSError as error:
-            failure = error
-    raise failure
-
-
-async def addresses(host: str, port: int) -> list[tuple[str, int]]:
-    """What the name means; a number needs no thread that asks. Raises `OSError`."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return [cast(tuple[str, int], address[:2]) for *_, address in found]
-    return [(host, port)]
-
-
-def place(address: tuple[Any, ...]) -> Place:
-    """The place that this address of a socket means, however it is written."""
-    return ipaddress.ip_address(address[0]), address[1]
-
-
 def tune(transport: asyncio.Transport) -> None:
-    """Small messages must not wait for more (Nagle), and what a broken network does not acknowledge must not
-    wait for ever longer retransmissions: after `UNHEARD` the connection breaks, and is dialled again."""
+    """Small messages must not wait for more (Nagle). What a broken network does not acknowledge must not wait
+    for ever longer retransmissions: after `UNHEARD` the connection breaks, and is dialled again. And one that
+    carries nothing must not be forgotten by what is between the two, nor its end be noticed only when it is
+    needed: so the systems, not the nodes, exchange a word now and then."""
     sock = transport.get_extra_info("socket")
     if sock is not None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNHEARD * 1000))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEPT.items():
+            if hasattr(socket, option):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -20,7 +20,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from electorate.errors import UserError
-from electorate.runtime.host import Host, listen
+from electorate.runtime.host import Host
+from electorate.runtime.names import hindrance, listen
 from electorate.web import token
 from electorate.web.app import Api, application
 from electorate.web.commands import Commands
@@ -45,36 +46,36 @@ async def serve(host: Host) -> AsyncIterator[None]:
     """Serve this host until the end of the context. Raises `UserError`."""
     if host.config.http and host.config.http.token_file:
         token.read(host.config.path(host.config.http.token_file, host.id))
-    listener = await claim_address(host)
-    host.config = host.config.serving(host.id, listener.getsockname()[1])
-    host.sockets.add(listener)
-    server = Server(host, listener)
+    listeners = await claim_address(host)
+    host.config = host.config.serving(host.id, listeners[0].getsockname()[1])
+    host.sockets.update(listeners)
+    server = Server(host, listeners)
     server.thread.start()
     try:
         yield
     finally:
-        host.sockets.discard(listener)
+        host.sockets.difference_update(listeners)
         await server.stop()
 
 
-async def claim_address(host: Host) -> socket.socket:
+async def claim_address(host: Host) -> list[socket.socket]:
     address = host.config.http_address(host.id)
     assert address is not None
+    key, (name, port) = f"nodes.{host.id}.http", address
     try:
-        return await listen(*address)
+        return await listen(name, port, key, host.log)
     except OSError as error:
         raise UserError(
-            f"node {host.id} cannot serve HTTP on {address[0]}:{address[1]}: {error.strerror or error};"
-            f" stop whatever uses that port, or change nodes.{host.id}.http"
+            f"node {host.id} cannot serve HTTP on {name}:{port}: {hindrance(error, key, port)}"
         ) from None
 
 
 class Server:
     """Made, started and stopped in the loop of the node."""
 
-    def __init__(self, host: Host, listener: socket.socket) -> None:
+    def __init__(self, host: Host, listeners: list[socket.socket]) -> None:
         self.host = host
-        self.listener = listener
+        self.listeners = listeners
         self.log = logging.getLogger(f"electorate.{host.id}.http")
         self.loop = asyncio.SelectorEventLoop(Unhurried())
         self.events = Events(host, self.loop)
@@ -119,12 +120,14 @@ class Server:
         )
         config.load()
         state, waiting = ServerState(), Waiting(self.loop)
-        server = await self.loop.create_server(
-            lambda: Connection(config, state, self.log, waiting), sock=self.listener
-        )
+        servers = [
+            await self.loop.create_server(lambda: Connection(config, state, self.log, waiting), sock=listener)
+            for listener in self.listeners
+        ]
         await self.stopping.wait()
         api.close()
-        server.close()
+        for server in servers:
+            server.close()
         await part(state)
 
 
