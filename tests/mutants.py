@@ -55,6 +55,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "sync": LEADERSHIP,
     "runtime/config.py": ("runtime_config",),
     "cli": ("guardian",),
+    "cli/client.py": ("runtime_names",),
     "cli/node.py": ("runtime_names",),
     "cli/process.py": ("cluster_up",),
 }

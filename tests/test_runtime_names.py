@@ -181,6 +181,20 @@ def test_a_name_server_that_never_answers_does_not_hold_up_sigterm(tmp_path: Pat
                 node.kill()
 
 
+@pytest.mark.parametrize("question", ["leader", "watch"])
+@pytest.mark.parametrize("host", ["a.example", "127.0.0.2"])
+def test_who_asks_over_http_waits_no_longer_than_was_said(tmp_path: Path, host: str, question: str) -> None:
+    with swallowing("127.0.0.2") as port:
+        url = f"http://{host}:{port}"
+        command = [sys.executable, "-c", STUCK, question, "--url", url, "--timeout", "0.2"]
+        asked = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=BOUND, check=False
+        )
+    assert asked.returncode == 3
+    assert asked.stderr.startswith(f"elect: no node answers at {url}: ")
+    assert asked.stderr.count("\n") == 1
+
+
 @in_loop
 async def test_a_start_that_is_given_up_lets_go_of_the_directory(tmp_path: Path, system: System) -> None:
     system.stuck = {"a.example"}

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeAlias
 
@@ -25,6 +26,7 @@ from electorate.errors import UserError
 from electorate.runtime.config import configure
 from electorate.runtime.control import address
 from electorate.web.token import only
+from electorate.work import Call
 
 FOUND, NONE, USAGE, UNREACHABLE, REFUSED = range(5)
 """The exit codes: it is so, or there is a leader; there is none; a wrong use of the command; no node answers;
@@ -139,15 +141,18 @@ class OverHttp:
             request.add_header("Content-Type", "application/json")
             if self.token:
                 request.add_header("Authorization", f"Bearer {self.token}")
+        patience = self.timeout if timeout == -1.0 else timeout
+        asking = Call(partial(urllib.request.urlopen, request, timeout=patience))
+        asking.begin()
         try:
-            return urllib.request.urlopen(request, timeout=self.timeout if timeout == -1.0 else timeout)
+            return asking.done.result(self.timeout)  # a name server is not bound by any patience
         except urllib.error.HTTPError as error:
             if error.code == 503 and path.startswith("/leader"):
                 return error  # it does not lead, but says who does
             with error:
                 raise Refused(reason(error)) from None
         except (OSError, http.client.HTTPException) as error:
-            why = getattr(error, "reason", None) or error
+            why = getattr(error, "reason", None) or str(error) or f"not in {self.timeout:g} s"
             raise Unreachable(f"no node answers at {self.url}: {why}") from None
 
 
