@@ -24,8 +24,8 @@ followed. Departures from ZooKeeper:
 - Nobody waits any longer once every voter agrees (with `stagger = "rank"`: every one that can be reached);
   ZooKeeper did so up to 3.3. During the wait a lesser vote takes its sender's agreement back; there it is
   discarded. A vote that is sent again bears the newest zxid of its sender.
-- Who has no leader and does not look is taken along by a vote of a newer round. Who does not want to lead, and
-  hears of nobody who does, looks no longer: there all servers want to.
+- Who has no leader and does not look is taken along by a vote of a newer round. Who does not want to lead,
+  and hears of nobody who does, looks no longer: there all servers want to.
 - Settled votes of any round count together with looking ones of my own; there the two are counted apart, and
   a settled vote of my round replaces a looking one. A vote for one who may not lead is ignored, with its
   round; there only for one who does not vote.
