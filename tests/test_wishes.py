@@ -355,6 +355,35 @@ def test_an_heir_that_is_awaited_is_forgotten_only_by_another_wish_that_says_so(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("comes", [True, False])
+def test_an_heir_that_is_not_there_just_as_the_work_ends_is_awaited(algorithm: str, comes: bool) -> None:
+    """But no longer than a wish lasts."""
+    assert played(
+        algorithm,
+        "1.0 occupy d",
+        "1.1 transfer a",
+        "1.15 part d a",
+        "1.15 cut d a",
+        "1.2 vacate d",
+        *(["1.3 open a d"] if comes else ["1.55 expect leader d"]),
+        f"2.0 expect leader {'a' if comes else 'c'}",
+    ) == ([] if comes else [("a", "late")])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_heir_that_was_lost_long_before_the_work_ends_is_not_awaited(algorithm: str) -> None:
+    assert played(
+        algorithm,
+        "1.0 occupy d",
+        "1.1 transfer a",
+        "1.15 part d a",
+        "1.15 cut d a",
+        "1.8 vacate d",
+        "1.9 expect leader c",
+    ) == [("a", "ended")]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("wish, heir", [("transfer a", "a"), ("resign d", "c")])
 def test_who_contends_again_when_its_work_has_ended_does_not_undo_a_wish(
     algorithm: str, wish: str, heir: str

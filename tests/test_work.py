@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from electorate.core.model import Beat, Reason, Refuse, Resign, Role, Support
+from electorate.core.model import Beat, Reason, Refuse, Resign, Role, Support, TransferLapsed
 from electorate.core.node import Node
 from tests.table import E, Table
 
@@ -68,15 +68,23 @@ def test_a_newer_term_waits_for_the_work() -> None:
     table.settle()
 
 
-@pytest.mark.parametrize(("wish", "arguments"), [(Node.transfer, (E, "b")), (Node.resign, (E,))])
-def test_an_heir_that_was_lost_meanwhile_is_replaced(wish: object, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("named", [True, False])
+def test_an_heir_that_was_lost_meanwhile_is_replaced(named: bool) -> None:
+    """At once, but where a user has named it: then when that lapses."""
     table = at_work()
-    table.do("c", wish, *arguments)  # type: ignore[arg-type]
+    if named:
+        table.do("c", Node.transfer, E, "b")
+    else:
+        table.do("c", Node.resign, E)
     table.settle()
     table.do("c", Node.lost, "b", False)
     table.contend("a")
     table.settle()
     table.do("c", Node.vacate, E)
+    if named:
+        assert table.leaders() == ["c"]
+        table["c"].fire("transfer")
+        assert table["c"].notices == [TransferLapsed(E, "b", (0, 0))]
     assert {message.heir for message in resigned(table)} == {"a"}
 
 

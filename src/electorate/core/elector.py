@@ -352,6 +352,9 @@ class Elector:
             return self.changed()
         heir, wished, force = self.giving_up or (None, False, False)
         if heir not in self.ready_heirs:
+            if self.intended is not None and self.node.now < self.intended[1]:
+                self.giving_up = (None, wished, False)
+                return self.changed()
             return self.give_up(self.best_heir, wished)
         if force or not (wished and self.is_behind(heir)):
             return self.give_up(heir, wished, force)
