@@ -11,7 +11,7 @@ import msgspec
 from electorate.core.configuration import configuration, digests
 from electorate.core.model import Member, Membership, Message, Reason, Settings
 from electorate.core.zab import State
-from electorate.runtime.wire import PROTOCOL, Greeting, Proof, Said, Word, frame
+from electorate.runtime.wire import PROTOCOL, Greeting, How, Proof, Said, Word, frame
 
 HERE = Path(__file__).parent / "corpus"
 VALUES = {
@@ -34,6 +34,9 @@ def plausible(kind: type[Message]) -> Message:
         terms=(("main", 2),),
         after="lower",
         without=("b",),
+        to="c",
+        how=How.DONE,
+        why="",
     )
     flags = {"wished", "force", "insist", "contends", "clockwise", "more"}
     fields = [field.name for field in msgspec.structs.fields(kind)]

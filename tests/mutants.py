@@ -50,6 +50,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         *("runtime_clock", "runtime_wire", "runtime_host", "runtime_names", "runtime_contact"),
     ),
     "runtime/tls.py": ("security",),
+    "runtime/handover.py": ("handover",),
     "leadership": LEADERSHIP,
     "election": LEADERSHIP,
     "sync": LEADERSHIP,

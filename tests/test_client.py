@@ -216,9 +216,20 @@ def test_a_leader_hands_over_and_steps_back(three: Nodes, way: int) -> None:
     assert done.stdout.startswith(f"{heir} leads, term ")
     done = elect(three.directory, "transfer", first, "--force", *three.ways(heir)[way], *token)
     assert (done.returncode, done.stderr) == (0, "")
-    answer = three.ask("transfer", heir, *three.ways(first)[way], *token)
+    three.ask("transfer", heir, *three.ways(first)[way], *token)
     answer = three.ask("resign", *three.ways(heir)[way], *token)
     assert answer["leader"] not in (None, heir)
+
+
+@pytest.mark.parametrize("way", [0, 1], ids=["on this machine", "over HTTP"])
+def test_any_node_passes_on_what_the_leader_is_to_do(three: Nodes, way: int) -> None:
+    token = ("--token-file", "token") if way else ()
+    first = three.leader()
+    asked, other = (id for id in "abc" if id != first)
+    until(lambda: elect(three.directory, "transfer", other, *three.ways(asked)[way], *token).returncode == 0)
+    assert three.leader() == other
+    answer = three.ask("resign", *three.ways(asked)[way], *token)
+    assert answer["done"] and answer["leader"] not in (None, other)
 
 
 @pytest.mark.parametrize("way", [0, 1], ids=["on this machine", "over HTTP"])
@@ -228,7 +239,7 @@ def test_what_cannot_be_is_refused(three: Nodes, way: int) -> None:
     follower = next(id for id in "abc" if id != leader)
     for words, says in (
         (("transfer", "z", *three.ways(leader)[way], *token), "z"),
-        (("resign", *three.ways(follower)[way], *token), leader),
+        (("transfer", "z", *three.ways(follower)[way], *token), "z"),
         (("leader", "nope", *three.ways(leader)[way]), "nope"),
     ):
         done = elect(three.directory, *words)

@@ -124,7 +124,7 @@ def test_nodes_answer_as_the_page_shows(tmp_path: Path) -> None:
         status = [line for line in shapes(elect("status --id b")) if " times: " not in line]
         assert status == shapes(shown("status"))
         assert shapes(elect("leader --id b")) == shapes(shown("leader"))
-        assert shapes(elect("transfer c --id a")) == shapes(shown("transfer"))
+        assert shapes(elect("transfer c --id b")) == shapes(shown("transfer"))
         until(lambda: "c leads" in log("a")[log("a").index("stopping ./work.py") :])
         for by_node in (True, False):
             assert told(shown("run"), by_node=by_node) in told(log("a"), by_node=by_node)

@@ -107,7 +107,7 @@ async def test_a_node_does_not_contend_for_a_while(tmp_path: Path) -> None:
         assert answer.status_code == 200
         [third] = set(cluster.hosts) - {leader.id, other}
         assert answer.json()["leader"] == third
-        assert all(59 < cluster.hosts[id].wishes.frozen_for(E) <= 60 for id in (leader.id, other))
+        assert all(0 < cluster.hosts[id].wishes.frozen_for(E) < 61 for id in (leader.id, other))
         answer = await post(cluster, other, "/freeze", election=E, seconds=0)
         assert answer.status_code == 200 and not cluster.hosts[other].wishes.frozen_for(E)
         for nonsense in (-1, 1e12, "long"):
@@ -131,20 +131,44 @@ async def test_while_work_rests_on_it_the_transfer_is_under_way(
         await until(lambda: cluster.hosts[heir].is_leader(E))
 
 
-@pytest.mark.parametrize(("path", "wish"), [("/transfer", {"to": "a"}), ("/resign", {})])
 @in_loop
-async def test_only_the_leader_can_and_the_others_say_who_it_is(
-    tmp_path: Path, path: str, wish: dict[str, str]
-) -> None:
+async def test_a_node_that_does_not_lead_passes_it_on(tmp_path: Path) -> None:
     async with commanded(tmp_path) as cluster:
-        leader, other = leader_and_other(cluster)
-        answer = await post(cluster, other, path, None, **wish, election=E)
+        leader, heir = leader_and_other(cluster)
+        [third] = cluster.hosts.keys() - {leader.id, heir}
+        await until(lambda: heir in leader.node.leading[E].contenders)
+        answer = await post(cluster, third, "/transfer", election=E, to=heir)
+        assert (answer.status_code, answer.json()["leader"]) == (200, heir)
+        await until(lambda: len(cluster.hosts[heir].node.leading[E].contenders) == 2)
+        answer = await post(cluster, third, "/resign", election=E, seconds=60)
+        assert answer.status_code == 200 and answer.json()["leader"] in (leader.id, third)
+        assert cluster.hosts[heir].wishes.frozen_for(E) > 0
+
+
+@in_loop
+async def test_what_the_leader_refuses_is_told_by_the_node_that_was_asked(tmp_path: Path) -> None:
+    async with commanded(tmp_path, timing={"beat": 0.1, "lease": 0.5}) as cluster:
+        leader, heir = leader_and_other(cluster)
+        leader.set_position(E, 10)
+        answer = await post(cluster, heir, "/transfer", election=E, to=heir)
         assert answer.status_code == 409
-        address = leader.config.nodes[leader.id].address
         assert answer.json() == {
-            "error": f"node {other} does not lead 'main': node {leader.id} at {address} does"
+            "error": f"node {heir} is behind: its position is 0, that of node {leader.id} 10"
         }
-        assert cluster.leader() is leader
+        leader.occupy(E)
+        answer = await post(cluster, heir, "/transfer", election=E, to=heir, force=True)
+        assert (answer.status_code, answer.json()["leader"]) == (202, leader.id)
+        leader.vacate(E)
+
+
+@in_loop
+async def test_where_nobody_leads_nobody_can_be_asked(tmp_path: Path) -> None:
+    write_token(tmp_path, TOKEN)
+    async with web_cluster(tmp_path, absent="bc", http={"token_file": "token"}) as cluster:
+        for path, wish in (("/transfer", {"to": "a"}), ("/resign", {})):
+            answer = await post(cluster, "a", path, None, **wish, election=E)
+            assert answer.status_code == 409
+            assert answer.json() == {"error": "node a does not lead 'main': nobody does"}
 
 
 WISH = b'{"election": "main"}'

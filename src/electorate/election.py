@@ -162,20 +162,21 @@ class Election(ABC):
 
     @abstractmethod
     async def resign(self, *, seconds: float = 0.0, timeout: float | None = None) -> None:
-        """Let another lead; contend again if none does, but not before so many `seconds`. Returns when this
-        process leads no longer, its work included. Raises `ValueError` if it does not lead, and
-        `TimeoutError` if its work has not ended within `timeout` seconds (by default as in `transfer`); it
-        resigns when that ends."""
+        """Let another lead. The leader, wherever it is, contends again if none does, but not before so many
+        `seconds`. Returns when it leads no longer, its work included. Raises `ValueError` if nobody leads or
+        the leader cannot be asked, and `TimeoutError` if its work has not ended within `timeout` seconds (by
+        default as in `transfer`); it resigns when that ends."""
 
     @abstractmethod
     async def transfer(self, to: str, *, force: bool = False, timeout: float | None = None) -> LeaderView:
-        """Hand the leadership to this contender, and wait until it has led. Returns who leads then. The heir
-        may need a while to catch up with this process's data (with `force` it need not), and the work here
-        has to end first.
+        """Hand the leadership to this contender, and wait until it has led. Returns who leads then. Where
+        another process leads, it is asked to. The heir may need a while to catch up with the leader's data
+        (with `force` it need not), and the work of the leader has to end first.
 
-        Raises `ValueError` if this process does not lead, or the other cannot or is still behind after a
-        lease; and `TimeoutError`, which says how it stands, if it takes longer than `timeout` seconds (four
-        leases, by default). The wish stays, then, if only work has to end."""
+        Raises `ValueError` if nobody leads, the leader cannot be asked or is lost before it answers, or the
+        heir cannot lead, is still behind after a lease or is not wished any more; and `TimeoutError`, which
+        says how it stands, if it takes longer than `timeout` seconds (four leases, by default). The wish
+        stays, then, if only work has to end."""
 
     @property
     def forked(self) -> bool:

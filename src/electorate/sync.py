@@ -190,12 +190,12 @@ class Election:
         self._election.freeze(seconds)
 
     def resign(self, *, seconds: float = 0.0, timeout: float | None = None) -> None:
-        """Let another lead; contend again if none does, but not before so many `seconds`. Raises `ValueError`
-        if this process does not lead, and `TimeoutError`."""
+        """Let another lead. The leader, wherever it is, contends again if none does, but not before so many
+        `seconds`. Raises `ValueError` and `TimeoutError`."""
         self.node._call(self._election.resign(seconds=seconds, timeout=timeout))
 
     def transfer(self, to: str, *, force: bool = False, timeout: float | None = None) -> LeaderView:
-        """Hand the leadership to this contender. Raises `ValueError` and `TimeoutError`."""
+        """Hand the leadership, wherever it is, to this contender. Raises `ValueError` and `TimeoutError`."""
         return self.node._call(self._election.transfer(to, force=force, timeout=timeout))
 
     def watch(self) -> Iterator[LeaderView]:

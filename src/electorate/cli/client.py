@@ -337,10 +337,10 @@ def transfer(
     as_json: JsonOption = False,
     force: Annotated[bool, typer.Option("--force", help="Even if its data is behind.")] = False,
 ) -> None:
-    """Let the node that leads hand over to another, once that has caught up, and say who leads then.
+    """Let the leader hand over to another node, once that has caught up, and say who leads then.
 
-    Exit code 0: it leads. 1: not yet; work has to end first. 3: no node answers. 4: refused; the node that is
-    asked must be the leader, and the other must not be behind.
+    Any node can be asked; it passes this on to the one that leads. Exit code 0: the other leads. 1: not yet;
+    work has to end first. 3: no node answers. 4: refused; nobody leads, or the other is behind.
     """
     of = node(config, id, data, url, token_file, timeout)
     wish(of, "transfer", as_json, election=election, to=to, force=force)
@@ -355,12 +355,12 @@ def resign(
     token_file: TokenOption = None,
     timeout: TimeoutOption = 10.0,
     as_json: JsonOption = False,
-    seconds: Annotated[float, typer.Option(help="Nor let it contend for so long.")] = 0.0,
+    seconds: Annotated[float, typer.Option(help="Nor let that one contend for so long.")] = 0.0,
 ) -> None:
-    """Let the node that leads hand over to whoever is next, and say who leads then.
+    """Let the leader hand over to whoever is next, and say who leads then.
 
-    Exit code 0: another leads. 1: not yet; work has to end first, or nobody else contends. 3: no node
-    answers. 4: refused; the node that is asked must be the leader.
+    Any node can be asked; it passes this on to the one that leads. Exit code 0: another leads. 1: not yet;
+    work has to end first, or nobody else contends. 3: no node answers. 4: refused; nobody leads.
     """
     of = node(config, id, data, url, token_file, timeout)
     wish(of, "resign", as_json, election=election, seconds=seconds)

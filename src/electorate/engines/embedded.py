@@ -27,8 +27,9 @@ from electorate.runtime import fork
 from electorate.runtime.clock import now
 from electorate.runtime.config import Config, Keywords, complaints_about_metadata, configure
 from electorate.runtime.control import control
+from electorate.runtime.handover import Lapsed, Wish
 from electorate.runtime.host import Host
-from electorate.runtime.reasons import never_leads, not_handed_over, not_leading, who_leads
+from electorate.runtime.reasons import never_leads, not_handed_over, not_leading
 from electorate.runtime.telemetry import trace_elections
 from electorate.web import serving
 
@@ -162,14 +163,14 @@ class EmbeddedElection(Election):
             self.node.host.vacate(self.name)
 
     def freeze(self, seconds: float) -> None:
-        self.check_here()
-        if not self.node.started:
-            raise RuntimeError(self.node.idle)
+        self.check_runs()
         self.node.host.freeze(self.name, seconds)
 
     async def resign(self, *, seconds: float = 0.0, timeout: float | None = None) -> None:
-        self.check_leads()
+        self.check_runs()
         timeout = self.time_for_wishes if timeout is None else timeout
+        if self.view.role != "leader":
+            return await self.pass_on(Wish(self.name, seconds=seconds), timeout)
         self.wished = True
         try:
             self.node.host.resign(self.name, seconds)
@@ -180,10 +181,14 @@ class EmbeddedElection(Election):
                 f"'{self.name}' was not given up within {timeout:g} s:"
                 f" {not_handed_over(self.node.host, self.name)}"
             ) from None
+        return None
 
     async def transfer(self, to: str, *, force: bool = False, timeout: float | None = None) -> LeaderView:
-        self.check_leads()
+        self.check_runs()
         timeout = self.time_for_wishes if timeout is None else timeout
+        if self.view.role != "leader":
+            await self.pass_on(Wish(self.name, to, force), timeout)
+            return self.view
         led = self.seen(lambda view: view.id == to, heir=to)
         self.wished = True
         try:
@@ -204,14 +209,20 @@ class EmbeddedElection(Election):
         """Seconds: unless the user says otherwise."""
         return 4 * self.node.config.timing.lease
 
-    def check_leads(self) -> None:
+    async def pass_on(self, wish: Wish, timeout: float) -> None:
+        """Let the leader do it. Raises as if it had been asked itself."""
+        what = f"handed over to {wish.to}" if wish.to else "given up"
+        try:
+            outcome = await self.node.host.handover.fulfil(wish, timeout, until_led=wish.to is not None)
+        except Lapsed as lapsed:
+            raise ValueError(f"'{self.name}' was not {what}: {lapsed}") from None
+        if not outcome.done:
+            raise TimeoutError(f"'{self.name}' was not {what} within {timeout:g} s: {outcome.why}")
+
+    def check_runs(self) -> None:
         self.check_here()
         if not self.node.started:
             raise RuntimeError(self.node.idle)
-        if self.view.role != "leader":
-            raise ValueError(
-                f"node {self.node.id} does not lead '{self.name}': {who_leads(self.node.host, self.name)}"
-            )
 
     def seen(
         self, wanted: Callable[[LeaderView], bool], heir: str | None = None

@@ -7,11 +7,12 @@ One line of JSON asks, and lines of JSON answer, until the node hangs up:
     {"ask": "leader", "election": "main"}                   who leads
     {"ask": "elections"}                                    each election
     {"ask": "watch"}                                        each election, then every change
-    {"ask": "transfer", "election": "main", "to": "b"}      hand over; who leads then (also: "force")
+    {"ask": "transfer", "election": "main", "to": "b"}      it hands over; who leads then (also: "force")
     {"ask": "resign", "election": "main"}                   (also: "seconds" for which it is not to contend)
     {"ask": "freeze", "election": "main", "seconds": 60}    do not contend for so long; 0 ends that
 
-What cannot be done is answered by {"error": ..., "refused": true}.
+A node that does not lead passes the first two of these wishes on to the leader. What cannot be done is
+answered by {"error": ..., "refused": true}.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from electorate.runtime.handover import Wish
 from electorate.runtime.host import Host
 from electorate.version import __version__
 
@@ -153,11 +155,11 @@ class Answering:
             case "leader":
                 return self.leader(self.existing(asked.election))
             case "transfer":
-                return await self.transfer(self.existing(asked.election), asked.to, asked.force)
+                return await self.transfer(asked)
             case "freeze":
                 return self.freeze(self.existing(asked.election), asked.seconds)
             case _:
-                return await self.resign(self.existing(asked.election), asked.seconds)
+                return await self.resign(asked)
 
     def existing(self, election: str | None) -> str:
         name = election or self.host.config.elections[0]
@@ -178,39 +180,28 @@ class Answering:
             "metadata": dict(known.metadata) if known else {},
         }
 
-    async def transfer(self, election: str, to: str | None, force: bool) -> dict[str, Any]:
-        if to is None:
+    async def transfer(self, asked: Ask) -> dict[str, Any]:
+        if asked.to is None:
             raise ValueError("say to whom")
-        self.host.log.info("asked on this machine to hand '%s' over to %s", election, to)
-        if election not in self.host.node.leading:
-            raise ValueError(self.who_else(election))
-        with self.host.transferring(election, to, force) as led:
-            return await self.outcome(election, led)
+        wish = Wish(self.existing(asked.election), asked.to, asked.force)
+        self.host.log.info("asked on this machine to hand '%s' over to %s", wish.election, wish.to)
+        return await self.fulfil(wish)
 
-    async def resign(self, election: str, seconds: float) -> dict[str, Any]:
-        self.host.log.info("asked on this machine to resign from '%s'", election)
-        if election not in self.host.node.leading:
-            raise ValueError(self.who_else(election))
-        with self.host.awaiting(election, lambda leader, term: leader not in (None, self.host.id)) as led:
-            self.host.resign(election, seconds)
-            return await self.outcome(election, led)
+    async def resign(self, asked: Ask) -> dict[str, Any]:
+        wish = Wish(self.existing(asked.election), seconds=asked.seconds)
+        self.host.log.info("asked on this machine that the leader of '%s' resign", wish.election)
+        return await self.fulfil(wish)
 
     def freeze(self, election: str, seconds: float) -> dict[str, Any]:
         self.host.log.info("asked on this machine not to contend for '%s' for %g s", election, seconds)
         self.host.freeze(election, seconds)
         return {**self.leader(election), "done": True}
 
-    def who_else(self, election: str) -> str:
-        leader = self.leader(election)
-        who = f"node {leader['leader']} does" if leader["leader"] else "nobody does"
-        return f"node {self.host.id} does not lead '{election}': {who}"
-
-    async def outcome(self, election: str, led: asyncio.Future[None]) -> dict[str, Any]:
-        """Who leads once that has come, or when there has been time enough for it."""
-        await asyncio.wait([led], timeout=OUTCOME * self.host.config.timing.lease)
-        if led.done():
-            led.result()
-        return {**self.leader(election), "done": led.done()}
+    async def fulfil(self, wish: Wish) -> dict[str, Any]:
+        """Who leads once another does, or when there has been time enough for it."""
+        outcome = await self.host.handover.fulfil(wish, OUTCOME * self.host.config.timing.lease)
+        leader = self.leader(wish.election)
+        return {**leader, "done": outcome.done and (wish.to is not None or leader["leader"] != outcome.by)}
 
     async def watch(
         self, election: str | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

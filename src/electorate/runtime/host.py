@@ -51,6 +51,7 @@ from electorate.runtime.clock import now
 from electorate.runtime.config import Config
 from electorate.runtime.contact import Contact
 from electorate.runtime.figures import Figures, Refusal
+from electorate.runtime.handover import Handover, Lapsed
 from electorate.runtime.link import Incoming, Link
 from electorate.runtime.names import hindrance, listen
 from electorate.runtime.reasons import who_leads
@@ -58,7 +59,7 @@ from electorate.runtime.secret import Secret
 from electorate.runtime.store import Conditions, Disk, Store, remedy
 from electorate.runtime.timers import Timers
 from electorate.runtime.tls import Certificates
-from electorate.runtime.wire import PROTOCOL, Greeting, Refused, WireError, Word
+from electorate.runtime.wire import PROTOCOL, Answered, Ask, Greeting, Refused, WireError, Word
 
 T = TypeVar("T")
 
@@ -167,6 +168,7 @@ class Host:
         self.wishes = wishes.Wishes(self.do_contend, self.do_withdraw)
         self.forked = False
         """This process was forked off the one that is this node."""
+        self.handover: Handover
         self.handing_over: set[str] = set()
         self.handed: asyncio.Future[None]
         self.loop: asyncio.AbstractEventLoop
@@ -226,6 +228,7 @@ class Host:
         """Listen, dial the others, and contend for the configured elections."""
         self.loop = asyncio.get_running_loop()
         self.failed = self.loop.create_future()
+        self.handover = Handover(self)
         key, host, port = self.config.listens(self.id)
         try:
             self.listeners = await listen(host, port, key, self.log)
@@ -269,6 +272,7 @@ class Host:
         for election in tuple(self.node.elections):
             self.do(self.node.withdraw(now(), election))
         await self.handed_over(led)
+        await self.handover.close()
         self.stopping = True
         self.timers.clear()
         self.contact.forget()
@@ -392,14 +396,18 @@ class Host:
     def transfer(self, election: str, to: NodeId, force: bool = False) -> None:
         """Hand the leadership over, now or as soon as the heir follows with data as fresh as mine (or by
         force), but within a lease. Raises `ValueError` if I do not lead, or the heir cannot."""
-        if to not in self.config.nodes:
-            raise ValueError(f"node '{to}' is not in the cluster file; it has {', '.join(self.config.nodes)}")
+        self.check_member(to)
         leading = self.node.leading.get(election)
         if leading is None:
             raise ValueError(f"node {self.id} does not lead '{election}': {who_leads(self, election)}")
         if to != self.id and not leading.may_inherit(to):
             raise ValueError(f"node {to} may not lead, or does not contend")
         self.do(self.node.transfer(now(), election, to, force))
+
+    def check_member(self, id: NodeId) -> None:
+        """Raises `ValueError`."""
+        if id not in self.config.nodes:
+            raise ValueError(f"node '{id}' is not in the cluster file; it has {', '.join(self.config.nodes)}")
 
     def set_position(self, election: str, position: int) -> None:
         """Raises `ValueError` for what is no 63-bit number, or an election that this node may not hold."""
@@ -485,7 +493,7 @@ class Host:
 
             def hear(kind: str, what: dict[str, Any]) -> None:
                 if (what["election"], what["heir"]) == (election, to) and not led.done():
-                    led.set_exception(ValueError(what["reason"]))
+                    led.set_exception(Lapsed(what["reason"]))
                     led.exception()
 
             self.observe(hear, "lapsed")
@@ -501,7 +509,13 @@ class Host:
         self.outbox.perform(effects)
 
     def received(self, peer: NodeId, message: Word) -> None:
-        if not self.stopping:
+        if self.stopping:
+            return
+        if isinstance(message, Ask):
+            self.handover.on_ask(peer, message)
+        elif isinstance(message, Answered):
+            self.handover.on_answered(peer, message)
+        else:
             at = now()
             granted = self.node.peers[peer].granted
             self.do(self.node.receive(at, peer, message))
@@ -770,6 +784,7 @@ class Host:
 
     def lost(self, peer: NodeId) -> None:
         self.figures.parted(peer)
+        self.handover.lost(peer)
         self.tell("peer", {"peer": peer, "state": "lost"})
         self.do(self.node.lost(now(), peer, dead=False))
         self.contact.look()
@@ -912,6 +927,7 @@ class Host:
         older = self.incoming.get(peer)
         self.incoming[peer] = incoming
         if older:
+            self.handover.lost(peer)
             older.abort()
         self.do(self.node.met(now(), peer, identity.start.incarnation, identity.rejoining))
         link = self.links[peer]
@@ -922,6 +938,7 @@ class Host:
         """If a peer has none left to me, it may have ended: dial, if that is what I wait for."""
         if incoming.peer and self.incoming.get(incoming.peer) is incoming:
             del self.incoming[incoming.peer]
+            self.handover.lost(incoming.peer)
             self.links[incoming.peer].dial_soon()
 
     def standing(self, view: View) -> dict[str, Any]:

@@ -14,6 +14,7 @@ a secret, a Challenge and a Proof come in between, and from there on each messag
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import Annotated, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -35,6 +36,7 @@ from electorate.core.model import (
     Refuse,
     Resign,
     Support,
+    Term,
 )
 from electorate.core.raft import RequestVote
 from electorate.core.ring import Ack, Coordinator, Echo, Probe, Token
@@ -46,6 +48,39 @@ FRAME_LIMIT = 1 << 20
 """The longest frame, in bytes."""
 GREETING_LIMIT = 1 << 16
 """The longest frame that a stranger may send: room for what is configured of a hundred nodes."""
+
+
+class How(StrEnum):
+    """What came of a wish that was passed on."""
+
+    DONE = "done"
+    UNDER_WAY = "under way"
+    REFUSED = "refused"
+    LAPSED = "it came to nothing in the end"
+    ELSEWHERE = "whoever was asked does not lead"
+
+
+class Ask(Message, frozen=True):
+    """A user of mine wishes that you hand this election over to that node (by force, though it is behind), or
+    to whoever is next, and do not contend for so many seconds then. Answer within `patience` seconds."""
+
+    number: int
+    election: str
+    to: NodeId | None
+    force: bool
+    seconds: float
+    patience: float
+
+
+class Answered(Message, frozen=True):
+    """What has come of it, and why; the term in which I led, or who leads, as far as I know, if I do not."""
+
+    number: int
+    how: How
+    why: str
+    leader: NodeId | None
+    term: Term
+
 
 Word: TypeAlias = (
     Beat
@@ -72,8 +107,10 @@ Word: TypeAlias = (
     | Notification
     | FollowerInfo
     | LeaderInfo
+    | Ask
+    | Answered
 )
-"""Every message of the core."""
+"""Every message of the core, and what users of one node wish of another."""
 
 
 Incarnation: TypeAlias = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]

@@ -105,7 +105,7 @@ class Transfer(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Resign(msgspec.Struct, forbid_unknown_fields=True):
-    """Let another lead the election, and do not contend for so many seconds."""
+    """Let another lead the election; who led does not contend for so many seconds."""
 
     election: Name
     seconds: Seconds = 0.0

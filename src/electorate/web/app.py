@@ -104,8 +104,10 @@ class Api:
                 {200: "text/plain", 400: Complaint},
                 ("series",),
             ),
-            Operation("POST", "/transfer", self.transfer, "Hand over to another", commanded, (), Transfer),
-            Operation("POST", "/resign", self.resign, "Hand over to anyone", commanded, (), Resign),
+            Operation(
+                "POST", "/transfer", self.transfer, "Have the leader hand over", commanded, (), Transfer
+            ),
+            Operation("POST", "/resign", self.resign, "Have the leader resign", commanded, (), Resign),
             Operation("POST", "/freeze", self.freeze, "Do not contend for a while", commanded, (), Freeze),
             Operation("GET", "/openapi.json", self.openapi, "This description", {200: "application/json"}),
         )

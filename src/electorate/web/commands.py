@@ -8,8 +8,8 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from electorate.core.model import Term
 from electorate.runtime.clock import now
+from electorate.runtime.handover import Wish
 from electorate.runtime.host import Host
 from electorate.web import state
 from electorate.web.answers import Freeze, Leader, Resign, Transfer
@@ -66,20 +66,10 @@ class Commands:
     # --- in the loop of the node -------------------------------------------------------------------
 
     async def hand_over(self, wish: Transfer) -> Outcome:
-        self.require_leadership(wish.election)
-        try:
-            with self.host.transferring(wish.election, wish.to, wish.force) as led:
-                return await self.outcome(wish.election, led)
-        except ValueError as error:
-            raise HTTPException(409, str(error)) from None
+        return await self.fulfil(Wish(wish.election, wish.to, wish.force))
 
     async def give_up(self, wish: Resign) -> Outcome:
-        before = self.require_leadership(wish.election)
-        with self.host.awaiting(
-            wish.election, lambda leader, term: leader is not None and term > before
-        ) as led:
-            self.host.resign(wish.election, wish.seconds)
-            return await self.outcome(wish.election, led)
+        return await self.fulfil(Wish(wish.election, seconds=wish.seconds))
 
     async def hold_off(self, wish: Freeze) -> Outcome:
         try:
@@ -88,22 +78,17 @@ class Commands:
             raise HTTPException(409, str(error)) from None
         return True, state.leader(self.host, wish.election)[1]
 
-    async def outcome(self, election: str, led: asyncio.Future[None]) -> Outcome:
-        """Who leads once that has come, or who leads still, because work must end first."""
-        await asyncio.wait(
-            [led, self.stopping],
-            timeout=ANSWER * self.host.config.timing.lease,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if led.done():
-            led.result()
-        return led.done(), state.leader(self.host, election)[1]
-
-    def require_leadership(self, election: str) -> Term:
-        """The term of an election that this node leads. Raises `HTTPException` if it does not."""
-        view = self.host.view(election)
-        if view is not None and view.leader == self.host.id:
-            return view.term
-        _, leader = state.leader(self.host, election)
-        where = f"node {leader.leader} at {leader.address} does" if leader.leader else "nobody does"
-        raise HTTPException(409, f"node {self.host.id} does not lead '{election}': {where}")
+    async def fulfil(self, wish: Wish) -> Outcome:
+        """Who leads once the next one does, or who leads still, because work must end first. Raises
+        `HTTPException`."""
+        patience = ANSWER * self.host.config.timing.lease
+        fulfilling = asyncio.ensure_future(self.host.handover.fulfil(wish, patience))
+        await asyncio.wait([fulfilling, self.stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not fulfilling.done():
+            fulfilling.cancel()
+            await asyncio.wait([fulfilling])
+        try:
+            done = not fulfilling.cancelled() and fulfilling.result().done
+        except ValueError as error:
+            raise HTTPException(409, str(error)) from None
+        return done, state.leader(self.host, wish.election)[1]
