@@ -169,6 +169,12 @@ def test_what_was_durable_is_there_after_a_crash_at_any_point(
     assert crash_everywhere(tmp_path / "data", history, how) == set(range(COMMITS + 1))
 
 
+def test_a_new_store_has_its_name_on_the_disk_before_it_is_used(history: list[Call]) -> None:
+    """Whenever SQLite itself happens to sync the directory."""
+    named = history.index(Call("rename", "electorate.new", to="electorate.db"))
+    assert history[named + 1] == Call("sync", NAMES)
+
+
 @pytest.mark.parametrize("file", ["electorate.db", "electorate.db-journal", NAMES])
 def test_without_a_sync_that_would_be_noticed(tmp_path: Path, history: list[Call], file: str) -> None:
     careless = [call for call in history if (call.kind, call.path) != ("sync", file)]
