@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 
 import pytest
@@ -17,10 +18,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("waits") is None)
 
 
+SURROUNDINGS = re.compile(
+    "PYTHON(UNBUFFERED|DONTWRITEBYTECODE|WARNINGS)|(NO|FORCE)_COLOR|COLUMNS|LINES|.*_proxy"
+    "|NOTIFY_SOCKET|WATCHDOG_.*|ELECTORATE_.*",
+    re.IGNORECASE,
+)
+"""Variables that programs look at."""
+
+
 @pytest.fixture(autouse=True, scope="session")
 def as_from_a_terminal() -> None:
-    """Programs that a test starts inherit these: a shell's `&` ignores SIGINT, and some set these variables."""
-    os.environ.pop("PYTHONUNBUFFERED", None)
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Programs that a test starts inherit these; a shell's `&` ignores SIGINT, and `nohup` SIGHUP."""
+    for name in filter(SURROUNDINGS.fullmatch, tuple(os.environ)):
+        del os.environ[name]
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)

@@ -80,19 +80,24 @@ def test_an_interrupted_wait_wants_to_lead_no_longer() -> None:
     def interrupt(number: int, frame: object) -> None:
         raise Interrupted
 
-    before = signal.signal(signal.SIGALRM, interrupt)
+    def interrupt_when_it_waits() -> None:
+        until(lambda: staged.contends)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
     try:
         with node() as (made, election, staged):
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            interrupting = threading.Thread(target=interrupt_when_it_waits)
+            interrupting.start()
             with pytest.raises(Interrupted), election.leadership():
-                pass
+                raise AssertionError("never reached")
+            interrupting.join()
             until(lambda: not staged.contends)
             made.act(staged.elect)
             with election.leadership() as lead:
                 assert lead.term == 1
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_work_is_told_of_the_loss_and_what_it_raises_comes_through() -> None:

@@ -235,7 +235,7 @@ def test_a_wall_clock_that_jumps_has_no_effect(tmp_path: Path, monkeypatch: pyte
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    with cluster(tmp_path) as at:
+    with cluster(tmp_path, head="[timing]\nbeat = 0.1\nlease = 20.0\n") as at:
         first = at.agreed()
         at.until(lambda: all(process.named == first.named for process in at.processes.values()))
         told = {id: len(process.said) for id, process in at.processes.items()}

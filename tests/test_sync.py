@@ -319,12 +319,16 @@ def test_a_call_that_is_under_way_when_the_node_stops_is_answered(tmp_path: Path
 def test_who_is_interrupted_while_leaving_has_left(tmp_path: Path) -> None:
     with cluster(tmp_path, "a") as of:
         node, inner = of["a"].node, of["a"]._election
-        hangs = threading.Event()
-        timer = threading.Timer(0.2, interrupt)
+        free = threading.Event()
+
+        def interrupt_and_go_on() -> None:
+            interrupt()
+            free.set()
+
+        timer = threading.Timer(0.2, interrupt_and_go_on)
         with pytest.raises(InterruptedError), of["a"].leadership():
-            node._loop.call_soon_threadsafe(hangs.wait, 0.6)
+            node._loop.call_soon_threadsafe(free.wait, BOUND)
             timer.start()
-        hangs.set()
         until_true(lambda: not inner.leaderships and not inner.turns.taken)
         timer.join()
 

@@ -15,7 +15,7 @@ import pytest
 
 from electorate.errors import UserError
 from electorate.runtime.host import Host
-from electorate.web import app, server, serving
+from electorate.web import app, commands, server, serving
 from tests.runtime_hosts import BOUND, E, in_loop, stranger, until
 from tests.web_nodes import WebCluster, web_cluster
 
@@ -68,7 +68,7 @@ async def test_transfer(tmp_path: Path) -> None:
 async def test_a_transfer_to_one_that_is_behind_is_refused_with_both_positions_but_by_force(
     tmp_path: Path,
 ) -> None:
-    async with commanded(tmp_path, timing={"beat": 0.1, "lease": 0.5}) as cluster:
+    async with commanded(tmp_path, timing={"beat": 0.1, "lease": 1.0}) as cluster:
         leader, heir = leader_and_other(cluster)
         leader.set_position(E, 10)
         answer = await post(cluster, leader.id, "/transfer", election=E, to=heir)
@@ -117,10 +117,11 @@ async def test_a_node_does_not_contend_for_a_while(tmp_path: Path) -> None:
 
 @in_loop
 async def test_while_work_rests_on_it_the_transfer_is_under_way(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with commanded(tmp_path, timing={"beat": 0.05, "lease": 0.3}) as cluster:
+    monkeypatch.setattr(commands, "ANSWER", 0.2)
+    async with commanded(tmp_path) as cluster:
         leader, heir = leader_and_other(cluster)
         leader.occupy(E)
         answer = await post(cluster, leader.id, "/transfer", election=E, to=heir)
@@ -343,7 +344,7 @@ async def test_no_more_than_so_many_commands_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "COMMANDS", 1)
-    async with commanded(tmp_path, timing={"beat": 0.1, "lease": 1.0}) as cluster:
+    async with commanded(tmp_path, timing={"beat": 0.1, "lease": 20.0}) as cluster:
         leader, heir = leader_and_other(cluster)
         leader.occupy(E)
         first = asyncio.create_task(post(cluster, leader.id, "/transfer", election=E, to=heir))
@@ -376,7 +377,8 @@ async def test_a_command_may_take_long_to_carry_out_but_what_follows_may_not_tak
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "PATIENCE", 0.1)
-    async with commanded(tmp_path, timing={"beat": 0.05, "lease": 0.3}) as cluster:
+    monkeypatch.setattr(commands, "ANSWER", 0.3)
+    async with commanded(tmp_path) as cluster:
         leader, heir = leader_and_other(cluster)
         leader.occupy(E)
         async with stranger(cluster.http[leader.id]) as caller, asyncio.timeout(BOUND):
