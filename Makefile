@@ -2,17 +2,20 @@
 
 PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-BIN := .venv/bin
+VENV := .venv
+BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
-COMMAND := .venv/.command
-READY := .venv/.ready
-SERVERS := .venv/.servers
+COMMAND := $(VENV)/.command
+READY := $(VENV)/.ready
+SERVERS := $(VENV)/.servers
+PYTHONS := 3.11 3.12 3.13
 
-.PHONY: help demo test check format pages bench check-deep mutants torture fuzz soak clean
+.PHONY: help demo test test-pythons check format pages bench check-deep mutants torture fuzz soak clean
 
 help:
 	@echo "make demo    three real processes elect, crash, recover and hand over"
 	@echo "make test    every check and every test"
+	@echo "make test-pythons  the same with each Python that is supported, as far as this machine has it"
 	@echo "make check   format, lint, types and the direction of imports"
 	@echo "make bench   speed of the simulator and of fail-over"
 	@echo "make check-deep  the model checker without its limits: hours, and all the memory there is"
@@ -27,14 +30,14 @@ help:
 # The command `elect`, and nothing that only developers use.
 $(COMMAND): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "electorate needs Python 3.11 or later; none was found on the PATH."; exit 1; }
-	@echo "Once, before the first time: a virtual environment in .venv ..."
-	@$(PYTHON) -m venv .venv || { echo "Cannot make a virtual environment: install python3-venv."; exit 1; }
+	@echo "Once, before the first time: a virtual environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) || { echo "Cannot make a virtual environment: install python3-venv."; exit 1; }
 	@echo "... and in it electorate with what its command needs, from PyPI:"
 	@$(PIP) install --editable ".[cli]" | sed -n 's/^Collecting \([A-Za-z0-9._-]*\).*/  \1/p; s/^Successfully installed.*/  done/p'
 	@test -x $(BIN)/elect && touch $(COMMAND)
 
 $(READY): $(COMMAND)
-	@echo "Once, before the first time: what developers and tests use, in .venv (a minute) ..."
+	@echo "Once, before the first time: what developers and tests use, in $(VENV) (a minute) ..."
 	@$(PIP) install --quiet --upgrade "pip>=25.1"
 	@$(PIP) install --editable ".[all]" --group dev | sed -n 's/^Collecting \([A-Za-z0-9._-]*\).*/  \1/p; s/^Successfully installed.*/  done/p'
 	@$(BIN)/python -c "import pytest" && touch $(READY)
@@ -55,11 +58,20 @@ demo: $(COMMAND)
 test: check $(SERVERS)
 	@$(BIN)/pytest
 
+# Each has an environment of its own. They are looked for on the PATH, and where pyenv keeps them.
+test-pythons:
+	@for version in $(PYTHONS); do \
+		python=$$(for p in python$$version $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$version.*/bin/python; do \
+			$$p -c 'import sqlite3, ssl' 2>/dev/null && echo $$p && break; done); \
+		test -n "$$python" || { echo "Python $$version: not found, so not tested"; continue; }; \
+		echo "Python $$version: $$python"; \
+		$(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv/python-$$version || exit 1; done
+
 check: $(READY)
 	@$(BIN)/ruff format --check --quiet . || { echo "Run: make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache > .venv/imports.txt || { cat .venv/imports.txt; exit 1; }
+	@$(BIN)/lint-imports --no-cache > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
 
 format: $(READY)
 	@$(BIN)/ruff format .

@@ -327,7 +327,7 @@ class Disk:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, PATIENCE, isolation_level=None, check_same_thread=False)
+    database = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
     database.execute("PRAGMA synchronous=FULL")
     return database
 
