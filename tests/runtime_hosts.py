@@ -20,7 +20,6 @@ from electorate.runtime.config import Config, check
 from electorate.runtime.host import Host
 from electorate.runtime.wire import (
     PROTOCOL,
-    Challenge,
     Greeting,
     Refused,
     Said,
@@ -170,7 +169,7 @@ class Stranger:
         async with asyncio.timeout(BOUND):
             while data := await self.reader.read(4096):
                 for answer in decoder.feed(data):
-                    assert not isinstance(answer, Challenge)
+                    assert isinstance(answer, Welcome | Refused)
                     return answer
         raise AssertionError("closed without an answer")
 

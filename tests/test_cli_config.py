@@ -104,7 +104,7 @@ def test_check_tells_what_a_file_means(tmp_path: Path) -> None:
         ELECTORATE_NODES="a=10.0.0.1:1,b=10.0.0.2:1",
         ELECTORATE_INSECURE="true",
         ELECTORATE_HTTP_ADDRESS="10.0.0.9:80",
-        ELECTORATE_FAST_FAILOVER="false",
+        ELECTORATE_PROOF_OF_DEATH="none",
         ELECTORATE_QUORUM="textbook",
     )
     assert code == 0

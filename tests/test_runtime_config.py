@@ -27,7 +27,7 @@ preempt = true
 pre_vote = false
 freshness = "prefer"
 ring = "chang-roberts"
-fast_failover = false
+proof_of_death = "none"
 [timing]
 beat = 0.05
 lease = 1
@@ -65,7 +65,7 @@ def test_a_full_file(tmp_path: Path) -> None:
     config = load(written(tmp_path, FULL))
     assert config.cluster == "demo"
     assert config.elections == ("scheduler", "shard-1")
-    assert not config.fast_failover
+    assert config.proof_of_death == "none"
     assert config.membership == Membership(
         (
             Member("a", priority=-3, weight=2, group="north"),
@@ -95,7 +95,7 @@ def test_a_small_file_has_the_defaults(tmp_path: Path) -> None:
     config = load(written(tmp_path, SMALL))
     assert config.settings == Settings()
     assert config.elections == ("main",)
-    assert config.fast_failover
+    assert config.proof_of_death is None
     assert config.membership == Membership((Member("a"),))
 
 
@@ -143,6 +143,10 @@ MISTAKES = {
     "an unknown algorithm": (
         'cluster = "demo"\nalgorithm = "paxos"\n' + A,
         "algorithm: there is no 'paxos'; known are bully, ring, raft, zab",
+    ),
+    "an unknown proof": (
+        TOP + 'proof_of_death = "rumoured"\n' + A,
+        "proof_of_death: there is no 'rumoured'; known are attested, refused, none",
     ),
     "an unknown quorum": (TOP + "quorum = 'all'\n" + A, "quorum: there is no 'all'; known are majority, w"),
     "a kind misspelt": (

@@ -59,6 +59,7 @@ SAFETY: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
 
 REST: dict[str, tuple[dict[str, Any], str]] = {
     "nodes.c.priority": (of_c(priority=7), "7"),
+    "proof_of_death": ({"proof_of_death": "none"}, '"none"'),
     "nodes.d.kind": (of_d(kind="observer"), '"observer"'),
     "rank_by": ({"rank_by": "spread"}, '"spread"'),
     "stagger": ({"stagger": "random"}, '"random"'),
@@ -136,7 +137,9 @@ def test_every_key_of_the_settings_is_compared() -> None:
     """Or is named here, with the reason why not."""
     told = {
         key
-        for kind in configuration(Membership((Member("c"), Member("d"))), Settings(algorithm="ring"))
+        for kind in configuration(
+            Membership((Member("c"), Member("d"))), Settings(algorithm="ring"), proof_of_death=None
+        )
         for key in kind
     }
     listed = {"elections"}  # the runtime leaves them open

@@ -88,8 +88,8 @@ async def test_a_crash_is_proven_by_a_refused_connection(tmp_path: Path, algorit
 
 
 @in_loop
-async def test_behind_a_proxy_a_refused_connection_proves_nothing(tmp_path: Path) -> None:
-    async with cluster(tmp_path, fast_failover=False, timing={"beat": 0.1, "lease": 0.5}) as at:
+async def test_where_no_proof_is_believed_a_crash_costs_a_lease(tmp_path: Path) -> None:
+    async with cluster(tmp_path, proof_of_death="none", timing={"beat": 0.1, "lease": 0.5}) as at:
         first = await at.agreed()
         await crash(at, first.id)
         await at.agreed()

@@ -19,6 +19,8 @@ from electorate.runtime.config import Config, configure, is_loopback
 
 app = typer.Typer(help="Write or check a cluster file.", no_args_is_help=True, add_completion=False)
 
+NEVER_PROVEN = " are off (proof_of_death)"
+
 HEAD = """\
 # The cluster file: the same on every node. Durations are in seconds.
 cluster = "{cluster}"
@@ -106,7 +108,7 @@ def check(
     print(f"quorum: {quorum(config.membership)}")
     timing = config.timing
     print(
-        f"fail-over: milliseconds after a crash{'' if config.fast_failover else ' are off (fast_failover)'},"
+        f"fail-over: milliseconds after a crash{NEVER_PROVEN if config.proof_of_death == 'none' else ''},"
         f" at most {timing.lease:g} s and a few round trips after a hang or a partition"
     )
     found = list(troubles(config, id, data or Path(f"electorate-{config.cluster}-{id}"))) if id else []
@@ -153,8 +155,13 @@ def warnings(config: Config) -> list[str]:
         notes.append(f"{len(voters)} voters survive no more failures than {len(voters) - 1}")
     if config.insecure and not (config.tls or config.secret_file):
         notes.append("insecure = true: whoever reaches the addresses can take part in elections")
-    if not config.fast_failover:
-        notes.append("fast_failover = false: a crash costs a lease, too")
+    if config.proof_of_death == "none":
+        notes.append("proof_of_death = 'none': a crash costs a lease, too")
+    if config.proof_of_death == "refused":
+        notes.append(
+            "proof_of_death = 'refused': whatever refuses in place of a node that lives, such as a rejecting"
+            " firewall or a proxy, ends its lease for the others; 'attested' does not rest on that"
+        )
     for id in config.nodes:
         http = config.http_address(id)
         if http and not is_loopback(http[0]):

@@ -29,9 +29,9 @@ class Configuration(NamedTuple):
     rest: Mapping[str, Value]
 
 
-def configuration(membership: Membership, settings: Settings) -> Configuration:
+def configuration(membership: Membership, settings: Settings, **rest: Value) -> Configuration:
+    """`rest` is what the machine itself does not know of."""
     safety: dict[str, Value] = {}
-    rest: dict[str, Value] = {}
     for key, value in {"quorum": membership.rule.value, **flat(settings)}.items():
         (safety if key in SAFETY else rest)[key] = value
     for member in membership.members:
@@ -59,7 +59,12 @@ def about(member: Member) -> dict[str, Value]:
     }
 
 
-DEFAULTS = {"quorum": QuorumRule.MAJORITY.value, **flat(Settings(algorithm="ring")), "algorithm": "raft"}
+DEFAULTS = {
+    "proof_of_death": None,
+    "quorum": QuorumRule.MAJORITY.value,
+    **flat(Settings(algorithm="ring")),
+    "algorithm": "raft",
+}
 OF_NODES = {**about(Member("")), "kind": None}
 """That there is such a node is always said."""
 

@@ -44,6 +44,7 @@ RankBy = Literal["id", "position", "spread"]
 Stagger = Literal["rank", "random", "none"]
 Freshness = Literal["require", "prefer"]
 Ring = Literal["tanenbaum", "chang-roberts", "hirschberg-sinclair"]
+ProofOfDeath = Literal["attested", "refused", "none"]
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,8 +95,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_elections: int = Settings().max_elections
     forget_after: float = Settings().forget_after
     """An election that nobody leads, and that this node does not contend for, is forgotten then; 0: never."""
-    fast_failover: bool = True
-    """A refused connection proves that a process is gone; false where addresses go through a proxy."""
+    proof_of_death: ProofOfDeath | None = None
+    """What proves that a process is gone, beside a newer life of its node: the word of its guardian, also a
+    refused connection, or nothing."""
     timing: Timing = Timing()
     tls: Tls | None = None
     secret_file: str | None = None
@@ -170,7 +172,7 @@ class Keywords(TypedDict, total=False):
     ring: Ring
     max_elections: int
     forget_after: float
-    fast_failover: bool
+    proof_of_death: ProofOfDeath
     timing: Mapping[str, float]
     beat: float
     lease: float
@@ -327,7 +329,9 @@ def choices(kind: Any) -> tuple[str, ...]:
     """The words that a value can be, if it must be one of some."""
     if isinstance(kind, EnumType):
         return tuple(kind)
-    return get_args(kind) if get_origin(kind) is Literal else ()
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return tuple(word for each in get_args(kind) for word in choices(each))
 
 
 CHOICES = {

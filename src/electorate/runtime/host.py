@@ -47,8 +47,9 @@ from electorate.core.node import MAX_NAME, Node
 from electorate.core.outbox import Outbox
 from electorate.errors import UserError
 from electorate.runtime import fork, wishes
+from electorate.runtime.attestation import Testimony
 from electorate.runtime.clock import now
-from electorate.runtime.config import Config
+from electorate.runtime.config import Config, ProofOfDeath
 from electorate.runtime.contact import Contact
 from electorate.runtime.figures import Figures, Refusal
 from electorate.runtime.handover import Handover, Lapsed
@@ -100,7 +101,8 @@ class Host:
     With `rejoin`, its store was lost: it asks all the others before it votes, but those that are gone for
     good (`without`). With `new_members` the voters are others than its store knows. `contends` names the
     elections that it wants to lead from the start (None: those of the configuration); `metadata` is a small
-    dictionary that the other members, and their clients, get to know."""
+    dictionary that the other members, and their clients, get to know. `proof_of_death` is what it believes
+    where the configuration does not say."""
 
     def __init__(
         self,
@@ -113,6 +115,7 @@ class Host:
         new_members: bool = False,
         metadata: Mapping[str, str] | None = None,
         contends: Iterable[str] | None = None,
+        proof_of_death: ProofOfDeath = "refused",
     ) -> None:
         if id not in config.nodes:
             raise UserError(f"node '{id}' is not in the cluster file; it has {', '.join(config.nodes)}")
@@ -126,7 +129,10 @@ class Host:
         self.figures = Figures()
         self.certificates = Certificates(config, id, self.log) if config.tls else None
         self.secret = Secret(config.path(config.secret_file, id)) if config.secret_file else None
-        self.configuration = configuration(config.membership, config.settings)
+        self.proof_of_death = config.proof_of_death or proof_of_death
+        self.configuration = configuration(
+            config.membership, config.settings, proof_of_death=config.proof_of_death
+        )
         self.safety, self.rest = map(digests, self.configuration)
         wanted = self.wish_to_rejoin(rejoin, frozenset(without))
         self.store = Store(data, config.cluster, id)
@@ -214,6 +220,13 @@ class Host:
         """Who I am, to one who remembers this start of mine, or has not said which."""
         rejoin = self.node.rejoin
         return Identity(self.started, self.start_shown(asked), rejoin is not None and rejoin.lost)
+
+    @property
+    def testimony(self) -> Testimony:
+        """What a guardian must know to attest my end; another life of mine needs another one."""
+        key = self.secret.key_of_exit(self.started).hex() if self.secret else ""
+        files = self.certificates.files.absolute() if self.certificates else None
+        return Testimony(self.started, key, files)
 
     def start_shown(self, asked: Start | None) -> Start | None:
         """The start of my chain that is asked for, or in its place; by default the one before this."""
@@ -811,6 +824,7 @@ class Host:
             return
         self.started = begun.result()
         self.chain.add(self.started)
+        self.tell("testimony", {})
         self.new_node()
         for link in self.links.values():
             link.drop()

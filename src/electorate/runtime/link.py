@@ -2,7 +2,9 @@
 
 When a connection breaks, the peer is dialled back at once, and what comes of that is what it proves:
 
-    connection refused              its process is gone, if three things hold (`Link.refused_by_system`)
+    exited, as its guardian says    its process is gone (`Link.attested`), where that is believed
+    connection refused              its process is gone, where that is believed and three things hold
+                                    (`Link.refused_by_system`)
     welcome of a new life           its process is gone, and another is there
     broken before the welcome       nothing yet; a dying process closes its sockets one by one: dial again
     anything else                   nothing: it may hang, or be cut off
@@ -26,7 +28,9 @@ from electorate.runtime.secret import NONCE, Seal, nonce
 from electorate.runtime.tls import expiry, names
 from electorate.runtime.wire import (
     PROTOCOL,
+    Answer,
     Challenge,
+    Exited,
     Greeting,
     Proof,
     Refused,
@@ -198,15 +202,24 @@ class Link:
         self.host.complain("not trusting", self.peer, doubt, "secret" if self.host.secret else "certificate")
 
     def refused_by_system(self, place: Place) -> None:
-        """Nobody listens there. A life is over if it was there that I reached it last, if I have seen that
-        connection break, and if it has none to me: a name may point elsewhere by now, and who can break the
-        connections one way need not have ended anybody."""
+        """Nobody listens there. If I am to believe that, a life is over if it was there that I reached it
+        last, if I have seen that connection break, and if it has none to me: a name may point elsewhere by
+        now, and who can break the connections one way need not have ended anybody."""
         fallen, host = self.fallen, self.host
-        if fallen and fallen.place == place and self.peer not in host.incoming and host.config.fast_failover:
+        believed = host.proof_of_death == "refused" and self.peer not in host.incoming
+        if believed and fallen and fallen.place == place:
             host.peer_is_gone(self.peer, fallen.start)
 
     def refused_elsewhere(self, place: Place) -> None:
         """The name stood for this place once, and may stand for another by now: that proves nothing."""
+
+    def attested(self, exited: Exited, greeting: Greeting) -> None:
+        """Who holds the socket of a life says that it has ended."""
+        start, secret = Start(*exited.start), self.host.secret
+        if secret and not secret.is_proof_of_exit(exited.proof, start, encode(greeting)):
+            return self.distrust("it says that the node has exited, without a proof that it knows the secret")
+        if self.host.proof_of_death != "none":
+            self.host.peer_is_gone(self.peer, start)
 
     def welcomed(self, outgoing: Outgoing, welcome: Welcome) -> None:
         identity = welcome.said.identity
@@ -311,11 +324,15 @@ class Outgoing(asyncio.Protocol):
             self.link.host.junk(f"an answer of node {self.link.peer}", error)
             self.transport.abort()
 
-    def take(self, answer: Challenge | Welcome | Refused) -> None:
+    def take(self, answer: Answer) -> None:
         if self.answered.done():
             raise WireError("a second answer to one greeting")
         if isinstance(answer, Challenge):
             return self.prove(answer)
+        if isinstance(answer, Exited):
+            self.answered.set_result(None)
+            self.link.attested(answer, self.greeting)
+            return self.transport.close()
         if self.link.host.secret and self.seal is None:
             why = f" ({answer.reason})" if isinstance(answer, Refused) else ""
             self.link.distrust(f"it answers without a proof that it knows the secret{why}")

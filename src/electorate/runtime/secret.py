@@ -21,7 +21,9 @@ import stat
 from hashlib import blake2b, sha256
 from pathlib import Path
 
+from electorate.core.identity import Start
 from electorate.errors import UserError
+from electorate.runtime import attestation
 
 NONCE = 32
 SEAL = 16
@@ -54,6 +56,13 @@ class Secret:
         """What only those who know the secret can make of this greeting and this nonce."""
         text = purpose.encode() + b"\0" + sha256(greeting).digest() + nonce
         return hmac.digest(self.key, text, "sha256")
+
+    def key_of_exit(self, start: Start) -> bytes:
+        """What a guardian needs to attest the end of this life, and can use for nothing else."""
+        return self.derive("exited", repr(tuple(start)).encode(), b"")
+
+    def is_proof_of_exit(self, proof: bytes, start: Start, greeting: bytes) -> bool:
+        return hmac.compare_digest(proof, attestation.proof(self.key_of_exit(start), greeting))
 
     def is_proof(self, proof: bytes, purpose: str, greeting: bytes, nonce: bytes) -> bool:
         return len(nonce) == NONCE and hmac.compare_digest(proof, self.derive(purpose, greeting, nonce))

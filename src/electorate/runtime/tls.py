@@ -11,22 +11,52 @@ then, that is said, and those that were read before stay in use.
 from __future__ import annotations
 
 import contextlib
-import logging
+import os
 import ssl
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from electorate.core.model import NodeId
 from electorate.errors import UserError
-from electorate.runtime.config import Config
+
+if TYPE_CHECKING:  # a guardian, which must be small, takes nothing but the files from here
+    import logging
+
+    from electorate.core.model import NodeId
+    from electorate.runtime.config import Config
 
 Stamp = tuple[tuple[int, int], ...]
 
 
+class Files(NamedTuple):
+    """Where the certificates of a node are."""
+
+    ca: str
+    cert: str
+    key: str
+
+    def stamp(self) -> Stamp:
+        """What tells whether they have changed."""
+        return tuple(stamp(path) for path in self)
+
+    def absolute(self) -> Files:
+        """The same, for a process that may be elsewhere."""
+        return Files(*map(os.path.abspath, self))
+
+    def context(self, side: int) -> ssl.SSLContext:
+        """Raises `OSError` or `ValueError` if they cannot be used."""
+        context = ssl.SSLContext(side)
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False  # the name is that of a node, and checked with its greeting
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(self.ca)
+        context.load_cert_chain(self.cert, self.key, password=no_password)
+        return context
+
+
 def identity(cluster: str, node: NodeId) -> str:
     """The URI by which a certificate names a node."""
+    from urllib.parse import quote
+
     return f"electorate:{quote(cluster, safe='')}/{quote(node, safe='')}"
 
 
@@ -48,11 +78,10 @@ class Certificates:
     def __init__(self, config: Config, node: NodeId, log: logging.Logger) -> None:
         assert config.tls is not None
         self.log = log
-        self.ca, self.cert, self.key = (
-            config.path(name, node) for name in (config.tls.ca, config.tls.cert, config.tls.key)
-        )
         self.cluster, self.node = config.cluster, node
-        self.stamp = self.look()
+        named = (config.path(name, node) for name in (config.tls.ca, config.tls.cert, config.tls.key))
+        self.files = Files(*map(str, named))
+        self.stamp = self.files.stamp()
         try:
             self.server, self.client = self.read()
         except (OSError, ValueError) as error:
@@ -62,21 +91,8 @@ class Certificates:
         self.end = self.prove()
         """Of the certificate that this node shows, in seconds since 1970."""
 
-    def look(self) -> Stamp:
-        """What tells whether the files have changed."""
-        return tuple(stamp(path) for path in (self.ca, self.cert, self.key))
-
     def read(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        return self.context(ssl.PROTOCOL_TLS_SERVER), self.context(ssl.PROTOCOL_TLS_CLIENT)
-
-    def context(self, side: int) -> ssl.SSLContext:
-        context = ssl.SSLContext(side)
-        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
-        context.check_hostname = False  # the name is that of a node, and checked with its greeting
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(self.ca)
-        context.load_cert_chain(self.cert, self.key, password=no_password)
-        return context
+        return self.files.context(ssl.PROTOCOL_TLS_SERVER), self.files.context(ssl.PROTOCOL_TLS_CLIENT)
 
     def prove(self) -> float:
         """When my certificate ends, in seconds since 1970, as another node sees it. Raises `UserError` if
@@ -91,40 +107,42 @@ class Certificates:
                     side.do_handshake()
         except ssl.SSLError as error:
             why = getattr(error, "verify_message", "") or error.reason or str(error)
-            raise UserError(f"{self.cert} would be refused by other nodes: {why}; {remedy}") from None
+            raise UserError(f"{self.files.cert} would be refused by other nodes: {why}; {remedy}") from None
         certificate: Mapping[str, Any] | None = dialler.getpeercert()
         if not names(certificate, self.cluster, self.node):
             named = ", ".join(name for _, name in (certificate or {}).get("subjectAltName", ())) or "nobody"
             raise UserError(
-                f"{self.cert} names {named}, and not node '{self.node}' of cluster '{self.cluster}'; {remedy}"
+                f"{self.files.cert} names {named}, and not node '{self.node}' of cluster '{self.cluster}';"
+                f" {remedy}"
             )
         return expiry(certificate)
 
     def refresh(self) -> None:
         """Before a handshake: if the files have changed, use them as they are now."""
-        seen = self.look()
+        seen = self.files.stamp()
         if seen != self.stamp:
             self.stamp, before = seen, (self.server, self.client)
             try:
                 self.server, self.client = self.read()
                 self.end = self.prove()
-                self.log.info("using the new certificate in %s", self.cert)
+                self.log.info("using the new certificate in %s", self.files.cert)
             except (OSError, ValueError, UserError) as error:
                 self.server, self.client = before
                 why = str(error) if isinstance(error, UserError) else self.trouble(error)
                 self.log.error("%s; the one that was read before stays in use", why)
 
     def trouble(self, error: OSError | ValueError) -> str:
+        ca, cert, key = self.files
         if isinstance(error, ssl.SSLError) or not isinstance(error, OSError):
             why = getattr(error, "reason", None) or str(error)
-            return f"{self.cert} and {self.key}, with {self.ca}, are no certificate that can be used ({why})"
-        missing = next((path for path in (self.ca, self.cert, self.key) if not path.exists()), self.cert)
+            return f"{cert} and {key}, with {ca}, are no certificate that can be used ({why})"
+        missing = next((path for path in self.files if stamp(path) == (0, 0)), cert)
         return f"{missing} cannot be read: {error.strerror}"
 
 
-def stamp(path: Path) -> tuple[int, int]:
+def stamp(path: str) -> tuple[int, int]:
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116 (pathlib is slow to import)
     except OSError:
         return (0, 0)
     return (status.st_mtime_ns, status.st_ino)

@@ -3,6 +3,7 @@
     dialler                                     acceptor
     Greeting(cluster, node, to, identity, ...)
                                                 Welcome(identity, ...)  or  Refused(reason, known, ...)
+                                                or, by the guardian of a life that has ended, Exited(start)
     messages of the core, until it breaks       nothing more
 
 A frame is four bytes of length (big-endian) and one message. The decoder is fed bytes and yields
@@ -180,6 +181,14 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     """The keys in which the two are configured otherwise."""
 
 
+class Exited(msgspec.Struct, frozen=True, tag=True):
+    """The process that you mean is gone; its guardian answers (`attestation`, which makes it by hand)."""
+
+    start: tuple[Incarnation, Number]
+    """The life that has ended."""
+    proof: bytes = b""
+
+
 class WireError(Exception):
     """The bytes are not what a peer would send."""
 
@@ -189,7 +198,8 @@ T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
 
 
-Content: TypeAlias = Message | Greeting | Challenge | Proof | Welcome | Refused
+Answer: TypeAlias = Challenge | Welcome | Refused | Exited
+Content: TypeAlias = Message | Greeting | Proof | Answer
 
 
 def encode(content: Content) -> bytes:
@@ -254,5 +264,5 @@ def greetings() -> Decoder[Greeting | Proof]:
     return Decoder(Greeting | Proof, GREETING_LIMIT)  # type: ignore[arg-type]
 
 
-def answers() -> Decoder[Challenge | Welcome | Refused]:
-    return Decoder(Challenge | Welcome | Refused, GREETING_LIMIT)  # type: ignore[arg-type]
+def answers() -> Decoder[Answer]:
+    return Decoder(Answer, GREETING_LIMIT)  # type: ignore[arg-type]

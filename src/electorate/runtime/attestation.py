@@ -1,0 +1,213 @@
+"""A death is attested: who outlives a process, and holds the socket where it listened, answers in its place.
+
+    dialler                                  the guardian of a life that has ended
+    Greeting(…, nonce)
+                                             Exited(start, proof)
+
+Only the guardian of that very life can say so. Where the nodes have certificates it shows that of its node,
+and asks for the dialler's. Where they share a secret, the proof is the HMAC of the whole greeting, in which
+the dialler's nonce is fresh, under a key that is good for this and for nothing else: the node has derived it
+from the secret and this start. Where they have neither, nobody proves anything.
+
+This is imported by a program that must be small and start fast: of the standard library it takes what it
+needs when it needs it, and of ours what imports nothing but that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import selectors
+import socket
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from electorate.runtime.clock import now
+
+if TYPE_CHECKING:
+    import ssl
+
+CALLERS = 64
+"""So many at most are listened to at one time; if there are more, the oldest has to go."""
+PATIENCE = 2.0
+"""Seconds that each of them has to greet."""
+PAUSE = 0.1
+"""Seconds until calls are taken again, after the machine could not take one."""
+LONGEST = 1 << 16
+"""So many bytes at most a greeting has."""
+
+
+class Testimony(NamedTuple):
+    """What must be known to answer for one life of a node. It contains nothing but what JSON can say."""
+
+    start: tuple[int, int]
+    """Of the life: the incarnation, and the number drawn for it."""
+    key: str = ""
+    """For the proof, in hexadecimal digits, if the nodes share a secret."""
+    tls: tuple[str, str, str] | None = None
+    """The files of the authority, the certificate and its key, if the nodes have certificates."""
+
+
+class Witness:
+    """Ready to attest: what takes time has been done. Raises `OSError` or `ValueError` if the certificate
+    cannot be used."""
+
+    def __init__(self, testimony: Testimony) -> None:
+        self.testimony = testimony
+        self.context: ssl.SSLContext | None = None
+        self.stamp: object = None
+        self.unready: type[OSError] = BlockingIOError
+        """Is raised where there is nothing to read yet."""
+        if testimony.tls:
+            self.read(testimony.tls)
+
+    def read(self, names: tuple[str, str, str]) -> None:
+        import ssl
+
+        from electorate.runtime.tls import Files
+
+        files = Files(*names)
+        stamp = files.stamp()
+        if stamp != self.stamp:
+            self.context, self.stamp = files.context(ssl.PROTOCOL_TLS_SERVER), stamp
+            self.unready = ssl.SSLWantReadError
+
+    def refresh(self) -> None:
+        """Use the certificate as it is now; if that cannot be used, the one that was read before will do."""
+        if self.testimony.tls:
+            try:
+                self.read(self.testimony.tls)
+            except (OSError, ValueError) as error:
+                complain(f"{self.testimony.tls[1]}: {error}; the one that was read before stays in use")
+
+    def answer(self, greeting: bytes) -> bytes:
+        """The frame that says it, to one who has greeted so."""
+        key = bytes.fromhex(self.testimony.key)
+        return exited(self.testimony.start, proof(key, greeting) if key else b"")
+
+
+def proof(key: bytes, greeting: bytes) -> bytes:
+    """What only the guardian of a life can make of a greeting, and its node, with the key for that."""
+    import hmac
+
+    return hmac.digest(key, greeting, "sha256")
+
+
+def exited(start: tuple[int, int], proof: bytes) -> bytes:
+    """`wire.Exited` as a frame, made by hand."""
+    incarnation, number = (b"\xcf" + number.to_bytes(8) for number in start)
+    said = b"\xa4type\xa6Exited" + b"\xa5start\x92" + incarnation + number
+    body = b"\x83" + said + b"\xa5proof\xc4" + bytes([len(proof)]) + proof
+    return len(body).to_bytes(4) + body
+
+
+def complain(what: str) -> None:
+    """Who does not read what this process writes must not stop it."""
+    with contextlib.suppress(OSError, ValueError):
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f"elect: {what}\n".encode())
+
+
+def attest(listener: socket.socket, witness: Witness, stop: int, seconds: float) -> None:
+    """Answer all who greet that this life has ended, until so many seconds have passed, or until something
+    can be read from the descriptor `stop`."""
+    witness.refresh()
+    until = now() + seconds
+    with Calls(listener, witness) as calls:
+        calls.selector.register(stop, selectors.EVENT_READ)
+        while (left := until - now()) > 0:
+            for key, _ in calls.selector.select(min(left, calls.patience())):
+                if key.fileobj == stop:
+                    return
+                if key.fileobj is listener:
+                    calls.take()
+                elif key.data in calls.callers:
+                    key.data.go_on()
+
+
+class Calls:
+    """Who calls, and is answered: nobody waits for another."""
+
+    def __init__(self, listener: socket.socket, witness: Witness) -> None:
+        self.listener = listener
+        self.witness = witness
+        self.selector = selectors.DefaultSelector()
+        self.callers: dict[Caller, None] = {}
+        """The oldest first."""
+
+    def __enter__(self) -> Calls:
+        self.listener.setblocking(False)
+        self.selector.register(self.listener, selectors.EVENT_READ)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for caller in tuple(self.callers):
+            caller.close()
+        self.selector.close()
+
+    def patience(self) -> float:
+        """Send those away who have had their time. How many seconds the next one has."""
+        while oldest := next(iter(self.callers), None):
+            if oldest.until > now():
+                return oldest.until - now()
+            oldest.close()
+        return PATIENCE
+
+    def take(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                complain(f"cannot take calls for a while: {error.strerror}")
+                time.sleep(PAUSE)
+                return
+            if len(self.callers) >= CALLERS:
+                next(iter(self.callers)).close()
+            with contextlib.suppress(OSError):  # it has hung up already
+                Caller(self, connection).go_on()
+
+
+class Caller:
+    """One who has called: it greets, is answered, and that was all."""
+
+    def __init__(self, calls: Calls, connection: socket.socket) -> None:
+        self.calls = calls
+        self.until = now() + PATIENCE
+        self.buffer = bytearray()
+        connection.setblocking(False)
+        context = calls.witness.context
+        self.connection = (
+            context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            if context
+            else connection
+        )
+        calls.selector.register(self.connection, selectors.EVENT_READ, self)
+        calls.callers[self] = None
+
+    def go_on(self) -> None:
+        """Read what there is. The answer fits into any socket; whoever says what is no greeting gets none."""
+        witness = self.calls.witness
+        try:
+            while data := self.connection.recv(LONGEST):
+                self.buffer += data
+                length = int.from_bytes(self.buffer[:4])
+                if len(self.buffer) >= 4 and not 0 < length <= LONGEST:
+                    break
+                if len(self.buffer) >= 4 + length > 4:
+                    self.connection.sendall(witness.answer(bytes(self.buffer[4 : 4 + length])))
+                    break
+        except witness.unready:
+            return
+        except OSError as error:
+            complain(f"a caller hung up: {error}")
+        self.close()
+
+    def close(self) -> None:
+        del self.calls.callers[self]
+        self.calls.selector.unregister(self.connection)
+        self.connection.close()

@@ -1,0 +1,556 @@
+"""A death that is attested: who holds the socket of a life that has ended says so, and only that counts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import electorate
+from electorate.cli import authority
+from electorate.core.identity import Start
+from electorate.runtime import attestation, link
+from electorate.runtime.attestation import Witness, attest, exited
+from electorate.runtime.host import Host
+from electorate.runtime.secret import Secret, nonce
+from electorate.runtime.tls import Files
+from electorate.runtime.wire import Exited, WireError, answers, encode, frame
+from tests.runtime_hosts import BOUND, Cluster, cluster, crash, in_loop, until
+
+LONG = {"lease": 60.0, "beat": 0.1}
+"""Nobody is missed for being silent: only a proof ends a leadership here."""
+KINDS = ("plain", "secret", "tls")
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A secret, another one, and certificates of the cluster's authority and of another one."""
+    directory = tmp_path_factory.mktemp("keys")
+    for name in ("secret", "other-secret"):
+        (directory / name).touch(0o600)
+        (directory / name).write_text(f"{name}: correct horse battery staple")
+    for place in (directory, directory / "other"):
+        authority.make_authority("demo", place, 10)
+        for id in "abc":
+            authority.issue_certificate(id, place, 10)
+    return directory
+
+
+def files(keys: Path, id: str) -> Files:
+    return Files(str(keys / "ca.pem"), str(keys / f"{id}.pem"), str(keys / f"{id}.key"))
+
+
+def settings(kind: str, keys: Path, **more: Any) -> dict[str, Any]:
+    """Of a cluster that is protected so, and believes nothing but what is attested."""
+    protection: dict[str, Any] = {"secret": {"secret_file": str(keys / "secret")}}.get(kind, {})
+    if kind == "tls":
+        protection = {"tls": files(keys, "{id}")._asdict()}
+    return {"timing": LONG, "proof_of_death": "attested", **protection, **more}
+
+
+class Holder:
+    """The socket of a node that has crashed, held beyond its end; and what others have asked there."""
+
+    def __init__(self, listener: socket.socket, testimony: attestation.Testimony) -> None:
+        self.listener = listener
+        self.testimony = testimony
+
+    @contextlib.contextmanager
+    def attesting(self, **other: Any) -> Iterator[None]:
+        """Meanwhile somebody answers there, with this testimony but for what is said."""
+        with answering(self.listener, Witness(self.testimony._replace(**other))):
+            yield
+
+
+@contextlib.contextmanager
+def answering(listener: socket.socket, witness: Witness) -> Iterator[None]:
+    read, write = os.pipe()
+    thread = threading.Thread(target=attest, args=(listener, witness, read, BOUND))
+    thread.start()
+    try:
+        yield
+    finally:
+        os.write(write, b"x")
+        thread.join()
+        os.close(read)
+        os.close(write)
+
+
+async def held_crash(at: Cluster, host: Host) -> Holder:
+    """It crashes; its socket goes on to take calls, and nobody answers them."""
+    holder = Holder(host.listener.dup(), host.testimony)
+    await crash(at, host.id)
+    return holder
+
+
+def dead(at: Cluster, peer: str) -> set[str]:
+    """Who has found this peer dead."""
+    return {id for id, kind, what in at.events if kind == "peer" and what == {"peer": peer, "state": "dead"}}
+
+
+def dials(at: Cluster, peer: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often each has heard an Exited at the address of this peer, from now on."""
+    heard = dict.fromkeys(at.hosts, 0)
+    attested = link.Link.attested
+
+    def hear(self: link.Link, said: Exited, greeting: Any) -> None:
+        attested(self, said, greeting)
+        heard[self.host.id] += self.peer == peer
+
+    monkeypatch.setattr(link.Link, "attested", hear)
+    monkeypatch.setattr(link, "LONGEST_PAUSE", 0.02)
+    return heard
+
+
+# --- what is believed ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@in_loop
+async def test_who_holds_the_socket_of_a_dead_leader_ends_its_lease_with_a_word(
+    tmp_path: Path, keys: Path, kind: str
+) -> None:
+    """It does so as a small program of its own, and the dead node comes back as a new life."""
+    async with cluster(tmp_path, **settings(kind, keys)) as at:
+        leader = await at.agreed()
+        others = set(at.hosts) - {leader.id}
+        holder = await held_crash(at, leader)
+        program = run_guardian(holder)
+        holder.listener.close()
+        try:
+            await at.agreed()
+            assert dead(at, leader.id) == others
+            said = [event for event in at.events if event[2] == {"peer": leader.id, "state": "dead"}]
+            assert len(said) == 2, "once each"
+        finally:
+            program.stdin.close()  # type: ignore[union-attr]
+            assert program.wait(BOUND) == 0
+        restarted = await at.start(leader.id)
+        await until(lambda: all(restarted.links[id].connected for id in others))
+        await until(lambda: all(at.hosts[id].links[leader.id].connected for id in others))
+        assert restarted.node.incarnation == 2
+
+
+GUARDIAN = """
+import sys
+sys.path.append(sys.argv[1])
+import json, socket
+from electorate.runtime.attestation import Testimony, Witness, attest
+witness = Witness(Testimony(*json.loads(sys.argv[2])))
+foreign = {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names) - {"electorate"}
+assert not {name for name in foreign if not name.startswith("_")}, foreign
+attest(socket.socket(fileno=int(sys.argv[3])), witness, 0, 60.0)
+"""
+
+
+def run_guardian(holder: Holder) -> subprocess.Popen[bytes]:
+    """It ends when its standard input does."""
+    source = str(Path(electorate.__file__).parent.parent)
+    said = json.dumps(holder.testimony)
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", GUARDIAN, source, said, str(holder.listener.fileno())],
+        stdin=subprocess.PIPE,
+        pass_fds=[holder.listener.fileno()],
+    )
+
+
+@pytest.mark.parametrize(
+    ("believed", "attested", "refused"),
+    [("attested", True, False), ("refused", True, True), ("none", False, False), (None, True, True)],
+)
+@in_loop
+async def test_a_node_believes_what_it_is_told_to(
+    tmp_path: Path,
+    keys: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    believed: str | None,
+    attested: bool,
+    refused: bool,
+) -> None:
+    async with cluster(tmp_path, **settings("plain", keys, proof_of_death=believed)) as at:
+        leader = await at.agreed()
+        others = set(at.hosts) - {leader.id}
+        heard = dials(at, leader.id, monkeypatch)
+        holder = await held_crash(at, leader)
+        with holder.attesting():
+            await until(lambda: all(heard[id] > 2 for id in others))
+            assert dead(at, leader.id) == (others if attested else set())
+        holder.listener.close()
+
+        second = await at.start(leader.id)
+        await until(lambda: all(at.hosts[id].links[leader.id].connected for id in others))
+        at.events.clear()
+        refusals = count_refusals(monkeypatch, leader.id)
+        await crash(at, second.id)
+        await until(lambda: all(refusals.count(id) > 2 for id in others))
+        assert dead(at, leader.id) == (others if refused else set())
+
+
+def count_refusals(monkeypatch: pytest.MonkeyPatch, peer: str) -> list[str]:
+    judge, seen = link.Link.refused_by_system, list[str]()
+
+    def refused_by_system(self: link.Link, place: link.Place) -> None:
+        judge(self, place)
+        if self.peer == peer:
+            seen.append(self.host.id)
+
+    monkeypatch.setattr(link.Link, "refused_by_system", refused_by_system)
+    return seen
+
+
+@in_loop
+async def test_where_the_file_says_nothing_the_program_decides(tmp_path: Path) -> None:
+    async with cluster(tmp_path, ids="") as at:
+        at.ports = {"a": 0}
+        for said, given, believed in [
+            (None, {}, "refused"),
+            (None, {"proof_of_death": "attested"}, "attested"),
+            ("none", {"proof_of_death": "attested"}, "none"),
+        ]:
+            host = await at.start("a", at.config(proof_of_death=said), **given)
+            assert host.proof_of_death == believed
+            assert ("proof_of_death" in host.rest) == (said is not None), "of what the file says"
+            await at.stop("a")
+
+
+# --- what is not --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", ["an older life", "a later life", "the same number, drawn otherwise"])
+@in_loop
+async def test_the_end_of_another_life_counts_for_nothing(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    async with cluster(tmp_path, **settings("secret", keys)) as at:
+        first = await at.agreed()
+        others = [id for id in at.hosts if id != first.id]
+        older = first.started
+        await at.stop(first.id)
+        second = await at.start(first.id)
+        await until(lambda: all(at.hosts[id].links[first.id].connected for id in others))
+        ended = {
+            "an older life": older,
+            "a later life": Start(3, second.started.number),
+            "the same number, drawn otherwise": Start(2, 7),
+        }[other]
+        heard = dials(at, first.id, monkeypatch)
+        holder = await held_crash(at, second)
+        key = Secret(keys / "secret").key_of_exit(ended).hex()
+        with holder.attesting(start=ended, key=key):
+            await until(lambda: all(heard[id] > 2 for id in others))
+        assert not dead(at, first.id)
+        assert not any(at.hosts[id].figures.refusals["secret"] for id in others), "it was well said"
+        with holder.attesting():
+            await until(lambda: dead(at, first.id) == set(others))
+        holder.listener.close()
+
+
+@in_loop
+async def test_the_end_of_another_node_counts_for_nothing(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address of the leader is, for a while, that where the guardian of another node answers."""
+    async with cluster(tmp_path, ids="abcd", **settings("secret", keys)) as at:
+        leader = await at.agreed()
+        stranger = next(host for host in at.hosts.values() if host is not leader)
+        others = set(at.hosts) - {leader.id, stranger.id}
+        await until(lambda: all(at.hosts[id].links[stranger.id].connected for id in others))
+        theirs = stranger.testimony
+        (await held_crash(at, stranger)).listener.close()
+        heard = dials(at, leader.id, monkeypatch)
+        holder = await held_crash(at, leader)
+        with holder.attesting(**theirs._asdict()):
+            await until(lambda: all(heard[id] > 2 for id in others))
+        assert not dead(at, leader.id) and not dead(at, stranger.id)
+        with holder.attesting():
+            await until(lambda: dead(at, leader.id) == others)
+        holder.listener.close()
+
+
+@pytest.mark.parametrize("forged", ["no proof", "another secret", "another life's key", "a bit of it"])
+@in_loop
+async def test_a_forged_proof_is_complained_about_and_counts_for_nothing(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, forged: str
+) -> None:
+    async with cluster(tmp_path, **settings("secret", keys)) as at:
+        leader = await at.agreed()
+        others = [host for host in at.hosts.values() if host is not leader]
+        holder = await held_crash(at, leader)
+        mine, start = Secret(keys / "secret"), leader.started
+        key = {
+            "no proof": "",
+            "another secret": Secret(keys / "other-secret").key_of_exit(start).hex(),
+            "another life's key": mine.key_of_exit(Start(start.incarnation, 7)).hex(),
+            "a bit of it": mine.key_of_exit(start).hex(),
+        }[forged]
+        if forged == "a bit of it":
+            monkeypatch.setattr(Witness, "answer", lambda self, said: shortened(start, self, said))
+        with holder.attesting(key=key):
+            await until(lambda: all(host.figures.refusals["secret"] > 2 for host in others))
+        assert not dead(at, leader.id)
+        for host in others:
+            assert any(
+                f"not trusting {leader.id}: it says that the node has exited" in it for it in host.counts
+            )
+        monkeypatch.undo()
+        with holder.attesting():
+            await until(lambda: len(dead(at, leader.id)) == 2)
+        holder.listener.close()
+
+
+def shortened(start: Start, witness: Witness, greeting: bytes) -> bytes:
+    return exited(start, attestation.proof(bytes.fromhex(witness.testimony.key), greeting)[:16])
+
+
+@in_loop
+async def test_a_replayed_proof_counts_for_nothing(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even of this very life: it was the answer to an older greeting."""
+    async with cluster(tmp_path, **settings("secret", keys)) as at:
+        leader = await at.agreed()
+        [one, other] = [host for host in at.hosts.values() if host is not leader]
+        recorded = dict[str, bytes]()
+        answer = Witness.answer
+
+        def record(witness: Witness, said: bytes) -> bytes:
+            dialler = msgspec.msgpack.decode(said)["node"]
+            return recorded.setdefault(dialler, answer(witness, said))
+
+        monkeypatch.setattr(Witness, "answer", record)
+        holder = await held_crash(at, leader)
+        with holder.attesting():
+            await until(lambda: len(dead(at, leader.id)) == 2)
+            at.events.clear()
+            for host in (one, other):
+                host.buried.clear()
+            await until(lambda: all(host.figures.refusals["secret"] > 2 for host in (one, other)))
+        assert not dead(at, leader.id)
+        holder.listener.close()
+
+
+@pytest.mark.parametrize("shown", ["another node's", "another authority's"])
+@in_loop
+async def test_with_the_wrong_certificate_it_is_not_believed(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, shown: str
+) -> None:
+    """Not even if it does not wait for a greeting."""
+    async with cluster(tmp_path, **settings("tls", keys)) as at:
+        leader = await at.agreed()
+        others = [host for host in at.hosts.values() if host is not leader]
+        holder = await held_crash(at, leader)
+        mine = keys / "other" if shown == "another authority's" else keys
+        wrong = files(mine, leader.id if mine != keys else others[0].id)._replace(ca=str(keys / "ca.pem"))
+        with unasked(holder, exited(leader.started, b""), wrong):
+            await until(lambda: all(host.figures.refusals["certificate"] > 2 for host in others))
+        with holder.attesting(tls=wrong):
+            refused = [host.figures.refusals["certificate"] for host in others]
+            await until(
+                lambda: all(
+                    host.figures.refusals["certificate"] > before + 2
+                    for host, before in zip(others, refused, strict=True)
+                )
+            )
+        assert not dead(at, leader.id)
+        for host in others:
+            assert any(f"not trusting {leader.id}: its certificate" in complaint for complaint in host.counts)
+        with holder.attesting():
+            await until(lambda: len(dead(at, leader.id)) == 2)
+        holder.listener.close()
+
+
+@contextlib.contextmanager
+def unasked(holder: Holder, said: bytes, shown: Files) -> Iterator[None]:
+    """Somebody says this there to whoever connects, as soon as TLS stands."""
+    context = shown.context(ssl.PROTOCOL_TLS_SERVER)
+    over = threading.Event()
+
+    def serve() -> None:
+        while not over.is_set():
+            try:
+                connection, _ = holder.listener.accept()
+            except BlockingIOError:
+                time.sleep(0.001)
+                continue
+            connection.settimeout(BOUND)
+            with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as wrapped:
+                wrapped.sendall(said)
+                wrapped.recv(1)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+# --- the nodes go on --------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_a_node_that_lives_again_needs_another_testimony(tmp_path: Path, keys: Path) -> None:
+    async with cluster(tmp_path, absent="c", **settings("secret", keys)) as at:
+        await at.agreed()
+        host = await at.start("c")
+        before = host.testimony
+        host.live_again()
+        assert host.testimony.start == host.started != before.start
+        assert host.testimony.key != before.key
+        assert [event for event in at.events if event[1] == "testimony"] == [("c", "testimony", {})]
+        await until(lambda: at.hosts["a"].known("c") == host.started)
+
+
+# --- the frame and the program that says it -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [(1, 0), (2**31 - 1, 2**63 - 1)])
+def test_the_frame_made_by_hand_is_the_one_of_the_wire(start: tuple[int, int]) -> None:
+    for proof in (b"", bytes(range(32))):
+        assert list(answers().feed(exited(start, proof))) == [Exited(start, proof)]
+
+
+def test_an_end_of_no_possible_life_is_no_answer() -> None:
+    for start in ((0, 1), (2**31, 1), (1, 2**63)):
+        with pytest.raises(WireError):
+            list(answers().feed(exited(start, b"")))
+
+
+def test_a_testimony_survives_being_told_as_json(keys: Path) -> None:
+    for testimony in (
+        attestation.Testimony((1, 2**63 - 1), "ab" * 32),
+        attestation.Testimony((3, 5), "", files(keys, "a")),
+    ):
+        said = attestation.Testimony(*json.loads(json.dumps(testimony)))
+        assert Witness(said).answer(b"greeting") == Witness(testimony).answer(b"greeting")
+        assert (said.tls is None) == (testimony.tls is None)
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as made:
+        yield made
+
+
+def caller(listener: socket.socket) -> socket.socket:
+    return socket.create_connection(listener.getsockname(), timeout=BOUND)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    with contextlib.suppress(ConnectionError):
+        return b"".join(iter(lambda: connection.recv(4096), b""))
+    return b""
+
+
+GREETING = frame(Exited((1, 1)))
+"""Any frame will do: what it says is not looked at."""
+WITNESS = Witness(attestation.Testimony((4, 2)))
+ANSWER = exited((4, 2), b"")
+
+
+def test_nobody_waits_for_another(listener: socket.socket) -> None:
+    """Some say nothing, some half of it, some too much, one byte by byte."""
+    with answering(listener, WITNESS), contextlib.ExitStack() as held:
+        for said in 9 * (b"", GREETING[:3], GREETING[:-1]):
+            held.enter_context(caller(listener)).sendall(said)
+        for junk in (b"\0\0\0\0", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 70_000):
+            with caller(listener) as stranger:
+                with contextlib.suppress(ConnectionError):
+                    stranger.sendall(junk)
+                assert read_all(stranger) == b""
+        with caller(listener) as slow:
+            slow.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for byte in GREETING:
+                slow.sendall(bytes([byte]))
+            assert read_all(slow) == ANSWER
+
+
+def test_strangers_who_stay_keep_nobody_out(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attestation, "PATIENCE", 1000.0)
+    with answering(listener, WITNESS), contextlib.ExitStack() as held:
+        strangers = [held.enter_context(caller(listener)) for _ in range(2 * attestation.CALLERS)]
+        with caller(listener) as member:
+            member.sendall(GREETING)
+            assert read_all(member) == ANSWER
+        for stranger in strangers[: attestation.CALLERS]:
+            assert read_all(stranger) == b"", "the oldest had to go"
+        strangers[-1].sendall(GREETING)
+        assert read_all(strangers[-1]) == ANSWER
+
+
+def test_who_does_not_greet_in_time_is_sent_away(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attestation, "PATIENCE", 0.05)
+    with answering(listener, WITNESS), caller(listener) as silent:
+        assert read_all(silent) == b""
+
+
+def test_after_its_time_nobody_answers(listener: socket.socket) -> None:
+    read, write = os.pipe()
+    attest(listener, WITNESS, read, 0.05)
+    with caller(listener) as late:
+        late.sendall(GREETING)
+        late.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            late.recv(1)
+    os.close(read)
+    os.close(write)
+
+
+def test_a_renewed_certificate_is_shown_and_a_broken_one_is_not(
+    tmp_path: Path, keys: Path, listener: socket.socket, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A guardian may have read its certificate long before its node dies."""
+    authority.make_authority("demo", tmp_path, 10)
+    authority.issue_certificate("a", tmp_path, 10)
+    witness = Witness(attestation.Testimony((4, 2), "", files(tmp_path, "a")))
+    context = files(tmp_path, "a").context(ssl.PROTOCOL_TLS_CLIENT)
+
+    def shown() -> bytes:
+        with (
+            answering(listener, witness),
+            caller(listener) as plain,
+            context.wrap_socket(plain) as wrapped,
+        ):
+            certificate = wrapped.getpeercert(binary_form=True)
+            wrapped.sendall(GREETING)
+            assert read_all(wrapped) == ANSWER
+            assert certificate
+            return certificate
+
+    first = shown()
+    authority.issue_certificate("a", tmp_path, 10, force=True)
+    second = shown()
+    (tmp_path / "a.pem").write_text("no certificate")
+    third = shown()
+    assert first != second == third
+    assert "the one that was read before stays in use" in capfd.readouterr().err
+
+
+def test_a_proof_covers_the_whole_greeting_and_the_life(tmp_path: Path, keys: Path) -> None:
+    secret, start = Secret(keys / "secret"), Start(4, 2)
+    at = Cluster(tmp_path, {"a": 1, "b": 2}, {})
+    greeting = encode(at.greeting("a", "b", Start(1, 1), nonce=nonce()))
+    [said] = answers().feed(
+        Witness(attestation.Testimony(start, secret.key_of_exit(start).hex())).answer(greeting)
+    )
+    assert isinstance(said, Exited)
+    assert secret.is_proof_of_exit(said.proof, start, greeting)
+    again = encode(at.greeting("a", "b", Start(1, 1), nonce=nonce()))
+    assert not secret.is_proof_of_exit(said.proof, start, again)
+    assert not secret.is_proof_of_exit(said.proof, Start(4, 3), greeting)
+    assert not secret.is_proof_of_exit(b"", start, greeting)
