@@ -311,7 +311,7 @@ async def test_a_forged_proof_is_complained_about_and_counts_for_nothing(
 
 
 def shortened(start: Start, witness: Witness, greeting: bytes) -> bytes:
-    return exited(start, attestation.proof(bytes.fromhex(witness.testimony.key), greeting)[:16])
+    return exited(start, attestation.proof(witness.key, greeting)[:16])
 
 
 @in_loop

@@ -168,7 +168,7 @@ def test_every_kind_of_shape_is_drawn() -> None:
         "freshness": {plan.settings.freshness for plan in plans},
         "abstain": {bool(plan.abstaining) for plan in plans},
         "work": {plan.work for plan in plans},
-        "fast_failover": {plan.fast_failover for plan in plans},
+        "proof_of_death": {plan.proof_of_death for plan in plans},
         "freshest": {
             plan.membership.by_id[max(plan.positions, key=lambda key: plan.positions[key])[1]].kind
             for plan in plans
@@ -193,7 +193,7 @@ def test_every_kind_of_shape_is_drawn() -> None:
         "freshness": {"require", "prefer"},
         "abstain": {True, False},
         "work": {None, 0.0, 0.3},
-        "fast_failover": {True, False},
+        "proof_of_death": {"attested", "refused", "none"},
         "freshest": set(Kind),
     }
 
@@ -221,7 +221,7 @@ def test_a_shape_is_told_in_one_line() -> None:
 def test_storms_leave_clusters_as_they_are_left() -> None:
     """A minority stays down, somebody who may lead does not want to; and still all that can agree do."""
     down = unwilling = 0
-    for seed in range(12):
+    for seed in range(24):
         wanted = Wanted(algorithm="raft", nodes=5)
         world = storm(wanted.plan(seed), seed, "hostile", 5.0)
         assert world.violations == []

@@ -13,6 +13,7 @@ from electorate.core.raft import Raft, RequestVote
 from electorate.core.ring import Ring
 from electorate.sim.run import Outcome, storm, summary
 from electorate.sim.shapes import Wanted
+from electorate.sim.world import Host
 
 FOUND = {
     "raft": (1, 12, 34),
@@ -36,8 +37,8 @@ def test_a_seed_that_broke_something_once_breaks_nothing(algorithm: str, seed: i
     assert outcome(algorithm, seed).violations == []
 
 
-def broken(algorithm: str, seeds: int = 40) -> Iterator[set[str]]:
-    for seed in range(seeds):
+def broken(algorithm: str, seeds: int = 40, first: int = 0) -> Iterator[set[str]]:
+    for seed in range(first, first + seeds):
         yield {violation.split()[0] for violation in outcome(algorithm, seed).violations}
 
 
@@ -77,6 +78,17 @@ def test_if_a_lost_store_were_welcome_storms_would_find_it(monkeypatch: pytest.M
     assert any(found & {"I1", "I2", "I3"} for found in broken("raft"))
 
 
+def test_if_a_refusal_were_believed_where_a_death_must_be_attested_storms_would_find_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def believe(self: Host, peer: NodeId) -> None:
+        if peer in self.reached and not self.world.links[peer, self.id].session:
+            self.is_gone(peer, self.reached[peer])
+
+    monkeypatch.setattr(Host, "hear_refusal", believe)
+    assert any("I2" in found for found in broken("raft", 6))
+
+
 def test_if_one_that_may_not_lead_objected_to_stale_data_storms_would_find_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -85,4 +97,4 @@ def test_if_one_that_may_not_lead_objected_to_stale_data_storms_would_find_it(
         return Reason.STALER if claim.position < self.position and not insists else None
 
     monkeypatch.setattr(Raft, "misgiving", misgiving)
-    assert any("I5" in found for found in broken("raft"))
+    assert any("I5" in found for found in broken("raft", 20, first=60))

@@ -90,6 +90,8 @@ class Storm:
             self.strikes = [strike for strike in strikes if not (alone and strike in AMONG_SEVERAL)]
             if world.plan.settings.elections is None and world.plan.settings.forget_after < until:
                 self.strikes += [Storm.lay_down, Storm.lay_down]
+            if not alone and world.plan.proof_of_death != "refused":
+                self.strikes.append(Storm.reject)
             self.next_strike()
 
     def next_strike(self) -> None:
@@ -332,6 +334,17 @@ class Storm:
     def cut(self) -> None:
         a, b = self.pair()
         self.world.cut(a.id, b.id)
+
+    def reject(self) -> None:
+        """Something refuses in the name of a node that lives, as a rejecting firewall does: to another, or to
+        all. No design that takes a refusal for a death can bear that."""
+        host = self.target()
+        others = self.others(host) if self.random.random() < 0.5 else [self.random.choice(self.others(host))]
+        self.tell(f"{host.id} and {' '.join(other.id for other in others)} are refused by what lies between")
+        for other in others:
+            self.world.reject(host.id, other.id)
+            for x, y in ((host.id, other.id), (other.id, host.id)):
+                self.later(0.1, 0.8, self.world.unblock, x, y)
 
     def slow(self) -> None:
         a, b = self.pair()

@@ -69,6 +69,7 @@ class Link:
         "delay",
         "fair",
         "life",
+        "rejects",
         "session",
         "slow",
         "source",
@@ -88,6 +89,8 @@ class Link:
         """To which process of the target it leads."""
         self.blocked = False
         self.blocked_at = 0.0
+        self.rejects = False
+        """Meanwhile something on the way refuses, in the name of the target."""
         self.slow = 0.0
         """Seconds added to every delay."""
         self.arrived = 0.0
@@ -175,7 +178,7 @@ class Link:
             self.blocked, self.blocked_at = True, self.world.now
 
     def unblock(self) -> None:
-        self.blocked = False
+        self.blocked = self.rejects = False
         stuck, self.stuck = self.stuck, []
         for message, session in stuck:
             self.world.at(self.world.now + self.delay.draw(self.world.random), self.deliver, message, session)

@@ -31,7 +31,7 @@ from electorate.errors import UserError
 from electorate.sim.faults import ids
 from electorate.sim.network import Weather
 from electorate.sim.run import settle
-from electorate.sim.world import COMMIT, Host, Plan, Store, World
+from electorate.sim.world import COMMIT, Host, Plan, ProofOfDeath, Store, World
 
 SHIPPED = files("electorate.sim") / "scenarios"
 
@@ -54,7 +54,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     listed: bool = True
     """Whether the nodes know these elections before anybody speaks of them."""
     contenders: list[NodeId] | None = None
-    fast_failover: bool = True
+    proof_of_death: ProofOfDeath = "refused"
     violates: list[str] = []
     """The invariants that this story is meant to break: without them, it has failed."""
 
@@ -72,7 +72,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             weather=self.weather,
             elections=tuple(self.elections),
             contenders=None if self.contenders is None else tuple(self.contenders),
-            fast_failover=self.fast_failover,
+            proof_of_death=self.proof_of_death,
         )
 
 
@@ -312,6 +312,11 @@ class Play:
         a, b = (self.id(word, election) for word in words)
         self.world.cut(a, b)
 
+    def reject(self, words: list[str], election: str) -> None:
+        """`reject a b`: something between them breaks what stands, and refuses in the name of either."""
+        a, b = (self.id(word, election) for word in words)
+        self.world.reject(a, b)
+
     def slow(self, words: list[str], election: str) -> None:
         """`slow a b 0.2`: every message from a to b takes so many seconds longer."""
         self.world.links[self.id(words[0], election), self.id(words[1], election)].slow = float(words[2])
@@ -468,6 +473,7 @@ VERBS: dict[str, Verb] = {
     "part": Verb(Play.part, "NODE NODE"),
     "open": Verb(Play.open, "NODE NODE"),
     "cut": Verb(Play.cut, "NODE NODE"),
+    "reject": Verb(Play.reject, "NODE NODE"),
     "slow": Verb(Play.slow, "NODE NODE SECONDS"),
     "disk": Verb(Play.disk, "NODE [SECONDS]"),
     "clock": Verb(Play.clock, "NODE RATE"),

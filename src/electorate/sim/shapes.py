@@ -14,7 +14,7 @@ import msgspec
 
 from electorate.core.model import Kind, Member, Membership, QuorumRule, Settings
 from electorate.sim.faults import FAST, Level, ids, plan_for, weather_for
-from electorate.sim.world import Plan
+from electorate.sim.world import Plan, ProofOfDeath
 
 RINGS: tuple[str, ...] = get_args(get_type_hints(Settings)["ring"])
 ALGORITHMS: tuple[str, ...] = (*get_args(get_type_hints(Settings)["algorithm"]), *RINGS)
@@ -53,7 +53,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
             elections=elections,
             abstaining=draw_abstaining(random, membership, elections),
             positions=draw_positions(random, membership, elections),
-            fast_failover=random.random() < 0.8,
+            proof_of_death=draw_proof(random),
             work=random.choice((None, 0.0, 0.3)),
             skew=True,
         )
@@ -96,6 +96,11 @@ def draw_options(random: Random) -> dict[str, Any]:
         "pre_vote": random.random() < 0.8,
         "freshness": random.choice(("require", "require", "prefer")),
     }
+
+
+def draw_proof(random: Random) -> ProofOfDeath:
+    drawn = random.random()
+    return "attested" if drawn < 0.5 else "refused" if drawn < 0.8 else "none"
 
 
 def draw_abstaining(

@@ -55,6 +55,8 @@ def sentence(entry: Entry) -> str | None:
             return f"{node} -> {peer}  {wording(what)} is lost"
         case "broken":
             return f"{node} finds its connection to {peer} broken"
+        case "dead":
+            return f"{node} takes {peer} for dead"
         case "refused":
             return f"{node} is refused by {peer}: {what}"
         case "notice" if isinstance(what, Awaiting):

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from heapq import heappop, heappush
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -51,6 +51,10 @@ SAMPLE = 0.01
 """Availability is sampled once in so many simulated seconds."""
 
 
+ProofOfDeath = Literal["attested", "refused", "none"]
+"""What proves that a process is gone, beside a newer life of its node."""
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that, with a seed, determines a run before any fault."""
 
@@ -64,8 +68,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Of those, who does not want to lead which election."""
     positions: dict[tuple[str, NodeId], int] = {}
     """How fresh a node's data is at first, by election."""
-    fast_failover: bool = True
-    """A refused connection proves that the process is gone."""
+    proof_of_death: ProofOfDeath = "refused"
     work: float | None = None
     """Each leader has work that rests on its leadership; asked to end it, it takes up to so many seconds."""
     skew: bool = False
@@ -125,7 +128,9 @@ class Host:
         """For whom it waits while it rejoins."""
         self.deferred: list[tuple[Callable[..., None], Any, Any]] = []
         """What has happened to a paused process, to be seen when it goes on."""
-        self.mourned: dict[NodeId, int] = {}
+        self.reached: dict[NodeId, Start] = {}
+        """The life of each other that this process has reached last."""
+        self.mourned: dict[NodeId, Start] = {}
         """The lives of others that are known to be gone."""
         self.sends_left: int | None = None
         """Crash in the middle of a step, after so many more sends."""
@@ -164,7 +169,7 @@ class Host:
         self.world.lives += 1
         self.life = self.world.lives
         self.up, self.paused, self.awaits = True, False, None
-        self.mourned = {}
+        self.reached, self.mourned = {}, {}
         self.claims = {p.election: p.term for p in self.disk.values() if p.backed == self.id}
         self.outbox = Outbox(self)
         self.node = Node(
@@ -240,12 +245,16 @@ class Host:
         link, target = self.links[peer], self.world.hosts[peer]
         if link.session:
             return
-        if link.blocked or target.links[self.id].blocked or target.paused:
+        if link.rejects:
+            self.hear_refusal(peer)
+            self.world.after(REDIAL, self.dial, peer, life)
+        elif link.blocked or target.links[self.id].blocked or target.paused:
             self.world.after(REDIAL, self.dial, peer, life)
         elif not target.up:
-            if self.world.plan.fast_failover and self.mourned.get(peer) != target.life:
-                self.mourned[peer] = target.life
-                self.do(self.node.lost(self.clock(), peer, dead=True))
+            if self.world.plan.proof_of_death == "attested":
+                self.is_gone(peer, target.node.started)
+            else:
+                self.hear_refusal(peer)
             self.world.after(REDIAL, self.dial, peer, life)
         elif (verdict := target.judges(self)) is not Verdict.WELCOME:
             self.refused(target, verdict)
@@ -257,10 +266,23 @@ class Host:
             self.world.sessions += 1
             link.open(self.world.sessions)
             target.greeted(self)
-            self.store.met[peer] = target.node.started
+            self.store.met[peer] = self.reached[peer] = target.node.started
             self.world.note("connect", self.id, peer)
             rejoining = target.node.rejoin is not None
             self.do(self.node.connected(self.clock(), peer, target.node.incarnation, rejoining))
+
+    def hear_refusal(self, peer: NodeId) -> None:
+        """In the name of the peer, by its machine or by something on the way: the rule of the runtime."""
+        believed = self.world.plan.proof_of_death == "refused"
+        if believed and peer in self.reached and not self.world.links[peer, self.id].session:
+            self.is_gone(peer, self.reached[peer])
+
+    def is_gone(self, peer: NodeId, start: Start) -> None:
+        """What is taken for proven of this life counts if it is the newest."""
+        if start == self.store.met.get(peer) and self.mourned.get(peer) != start:
+            self.mourned[peer] = start
+            self.world.note("dead", self.id, peer)
+            self.do(self.node.lost(self.clock(), peer, dead=True))
 
     def judges(self, peer: Host) -> Verdict:
         """Whether the peer may be who it was when I last met it."""
@@ -566,6 +588,13 @@ class World:
             self.links[source, target].unblock()
             self.links[source, target].find_broken()
             self.links[target, source].find_broken()
+
+    def reject(self, a: NodeId, b: NodeId) -> None:
+        """Something between two nodes breaks what stands, and refuses in the name of either."""
+        self.cut(a, b)
+        for source, target in ((a, b), (b, a)):
+            self.block(source, target)
+            self.links[source, target].rejects = True
 
     def split(self, *groups: tuple[NodeId, ...]) -> None:
         """Let nodes speak only to those of their own group; whoever is in no group is alone."""
