@@ -77,7 +77,7 @@ class Holder:
 @contextlib.contextmanager
 def answering(listener: socket.socket, witness: Witness) -> Iterator[None]:
     read, write = os.pipe()
-    thread = threading.Thread(target=attest, args=(listener, witness, read, BOUND))
+    thread = threading.Thread(target=attest, args=(listener, witness, read, 10 * BOUND))
     thread.start()
     try:
         yield
@@ -396,6 +396,43 @@ def unasked(holder: Holder, said: bytes, shown: Files) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+# --- a refusal, by something that is not the machine of the node ----------------------------------------
+
+
+@pytest.mark.parametrize("believed", ["refused", "attested"])
+@in_loop
+async def test_what_refuses_in_the_name_of_a_living_leader_makes_two_only_where_that_is_believed(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, believed: str
+) -> None:
+    """As a firewall does that rejects: what stands is reset, the address refuses, and the leader gets
+    nowhere either."""
+    async with cluster(tmp_path, **settings("plain", keys, proof_of_death=believed)) as at:
+        leader = await at.agreed()
+        others = set(at.hosts) - {leader.id}
+        refusals = count_refusals(monkeypatch, leader.id)
+        reach = link.reach
+
+        async def gets_nowhere(to: link.Outgoing, *arguments: Any, **options: Any) -> None:
+            if to.link.host is leader:
+                raise TimeoutError
+            await reach(to, *arguments, **options)
+
+        monkeypatch.setattr(link, "reach", gets_nowhere)
+        leader.loop.remove_reader(leader.listener)
+        leader.listener.shutdown(socket.SHUT_RDWR)
+        for each in leader.links.values():
+            each.drop()
+        for incoming in tuple(leader.incoming.values()):
+            incoming.abort()
+        await until(lambda: all(refusals.count(id) > 5 for id in others))
+        if believed == "refused":
+            second = await at.agreed(*others)
+            assert second.is_leader("main") and leader.is_leader("main"), "two at once"
+        else:
+            assert not dead(at, leader.id)
+            assert leader.is_leader("main") and not any(at.hosts[id].is_leader("main") for id in others)
 
 
 # --- the nodes go on --------------------------------------------------------------------------------

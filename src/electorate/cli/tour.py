@@ -85,9 +85,7 @@ class Tour:
         old = await self.leader()
         outage = await self.cluster.outage(old, self.cluster.kill(old.leader))
         await self.cluster.nodes[old.leader].gone()
-        story = (
-            f"kill -9 {old.leader}: no goodbye, but its port refuses calls now, and that is proof of death."
-        )
+        story = f"kill -9 {old.leader}: no goodbye, but its guardian outlives it, and tells whoever dials."
         return f"{story} {outage.leader} leads after {ms(outage.seconds)}.", outage.seconds
 
     async def restart(self) -> Story:
