@@ -225,6 +225,32 @@ async def test_where_the_file_says_nothing_the_program_decides(tmp_path: Path) -
             await at.stop("a")
 
 
+@in_loop
+async def test_what_the_dead_have_said_before_is_not_heard_after_their_end(
+    tmp_path: Path, keys: Path
+) -> None:
+    """A network that has lost it brings it again, long after the process that said it."""
+    async with cluster(tmp_path, **settings("plain", keys)) as at:
+        leader = await at.agreed()
+        others = [host for host in at.hosts.values() if host is not leader]
+        await until(lambda: all(leader.links[host.id].connected for host in others))
+        holder = Holder(leader.listener.dup(), leader.testimony)
+        at.hosts.pop(leader.id)
+        leader.stopping = True
+        leader.timers.clear()
+        leader.refuse_calls()
+        for incoming in tuple(leader.incoming.values()):
+            incoming.abort()
+        with holder.attesting():
+            await until(lambda: len(dead(at, leader.id)) == 2)
+            await until(lambda: not any(leader.id in host.incoming for host in others))
+            await at.agreed()
+        for each in leader.links.values():
+            each.close()
+        leader.close_store()
+        holder.listener.close()
+
+
 # --- what is not --------------------------------------------------------------------------------------
 
 

@@ -803,9 +803,12 @@ class Host:
         self.contact.look()
 
     def peer_is_gone(self, peer: NodeId, start: Start) -> None:
-        """It is proven that this life of the peer is over. If it is the newest, say so, once."""
+        """It is proven that this life of the peer is over. If it is the newest, say so, once, and listen no
+        more to what may still be on its way from it."""
         if start == self.known(peer) and self.buried.get(peer) != start:
             self.buried[peer] = start
+            if incoming := self.incoming.get(peer):
+                incoming.abort()
             self.tell("peer", {"peer": peer, "state": "dead"})
             self.do(self.node.lost(now(), peer, dead=True))
 
