@@ -21,7 +21,7 @@ import pytest
 import electorate
 from electorate.cli import authority
 from electorate.core.identity import Start
-from electorate.runtime import attestation, link
+from electorate.runtime import attestation, link, names
 from electorate.runtime.attestation import Witness, attest, exited
 from electorate.runtime.host import Host
 from electorate.runtime.secret import Secret, nonce
@@ -90,7 +90,7 @@ def answering(listener: socket.socket, witness: Witness) -> Iterator[None]:
 
 async def held_crash(at: Cluster, host: Host) -> Holder:
     """It crashes; its socket goes on to take calls, and nobody answers them."""
-    holder = Holder(host.listener.dup(), host.testimony)
+    holder = Holder(host.listeners[0].dup(), host.testimony)
     await crash(at, host.id)
     return holder
 
@@ -201,7 +201,7 @@ async def test_a_node_believes_what_it_is_told_to(
 def count_refusals(monkeypatch: pytest.MonkeyPatch, peer: str) -> list[str]:
     judge, seen = link.Link.refused_by_system, list[str]()
 
-    def refused_by_system(self: link.Link, place: link.Place) -> None:
+    def refused_by_system(self: link.Link, place: names.Place) -> None:
         judge(self, place)
         if self.peer == peer:
             seen.append(self.host.id)
@@ -234,7 +234,7 @@ async def test_what_the_dead_have_said_before_is_not_heard_after_their_end(
         leader = await at.agreed()
         others = [host for host in at.hosts.values() if host is not leader]
         await until(lambda: all(leader.links[host.id].connected for host in others))
-        holder = Holder(leader.listener.dup(), leader.testimony)
+        holder = Holder(leader.listeners[0].dup(), leader.testimony)
         at.hosts.pop(leader.id)
         leader.stopping = True
         leader.timers.clear()
@@ -438,7 +438,7 @@ async def test_what_refuses_in_the_name_of_a_living_leader_makes_two_only_where_
         leader = await at.agreed()
         others = set(at.hosts) - {leader.id}
         refusals = count_refusals(monkeypatch, leader.id)
-        reach = link.reach
+        reach = names.reach
 
         async def gets_nowhere(to: link.Outgoing, *arguments: Any, **options: Any) -> None:
             if to.link.host is leader:
@@ -446,8 +446,8 @@ async def test_what_refuses_in_the_name_of_a_living_leader_makes_two_only_where_
             await reach(to, *arguments, **options)
 
         monkeypatch.setattr(link, "reach", gets_nowhere)
-        leader.loop.remove_reader(leader.listener)
-        leader.listener.shutdown(socket.SHUT_RDWR)
+        leader.loop.remove_reader(leader.listeners[0])
+        leader.listeners[0].shutdown(socket.SHUT_RDWR)
         for each in leader.links.values():
             each.drop()
         for incoming in tuple(leader.incoming.values()):

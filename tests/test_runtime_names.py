@@ -695,7 +695,7 @@ async def forwarded(port: int, to: int) -> Any:
 async def test_a_node_is_reached_at_its_address_and_listens_where_it_binds(tmp_path: Path) -> None:
     with reserved_ports(6) as ports:
         known, bound_to = dict(zip("abc", ports[:3], strict=True)), dict(zip("abc", ports[3:], strict=True))
-        at = Cluster(tmp_path, known, {"fast_failover": False})
+        at = Cluster(tmp_path, known, {"proof_of_death": "none"})
         nodes = {
             id: {"address": f"127.0.0.1:{known[id]}", "bind": f"127.0.0.1:{bound_to[id]}"} for id in "abc"
         }
