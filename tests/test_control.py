@@ -81,6 +81,14 @@ async def test_it_tells_what_the_node_knows(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_a_lease_without_end_is_told_as_an_hour(tmp_path: Path) -> None:
+    async with answering(tmp_path, "a") as at:
+        await at.agreed()
+        [election] = (await ask(tmp_path / "a", {"ask": "elections"}))["elections"]
+        assert election["lease_left"] == 3600
+
+
+@in_loop
 async def test_a_leader_hands_over_when_it_is_told_to(tmp_path: Path) -> None:
     async with answering(tmp_path) as at:
         first = await at.agreed()

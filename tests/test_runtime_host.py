@@ -440,3 +440,10 @@ async def test_a_loop_that_was_late_to_hear_of_a_commit_is_no_stalled_store(tmp_
         await until(lambda: a.is_leader("another"))
         assert a.is_leader(E)
         assert not at.saw("a", "stalled")
+
+
+@in_loop
+async def test_a_lease_without_end_is_told_as_an_hour(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "a") as at:
+        leader = await at.agreed()
+        assert leader.lease_left(E) == leader.status()["elections"][0]["lease_left"] == 3600

@@ -229,6 +229,23 @@ async def test_what_is_refused_changes_nothing(
 
 
 @in_loop
+async def test_who_may_not_command_is_written_down_once_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "electorate.a.audit")
+    async with commanded(tmp_path, "a") as cluster:
+        for _ in range(5):
+            wrong = {"authorization": "Bearer wrong"}
+            assert (await post(cluster, "a", "/resign", wrong, election=E)).status_code == 401
+            other = {"origin": "http://elsewhere"}
+            assert (await post(cluster, "a", "/resign", other, election=E)).status_code == 403
+        metrics = (await cluster.get("a", "/metrics")).text
+    lines = [record.getMessage() for record in caplog.records if record.name == "electorate.a.audit"]
+    assert [line.partition(": ")[2][:12] for line in lines] == ["refused, 401", "refused, 403"]
+    assert 'electorate_refusals_total{reason="command"} 10.0' in metrics
+
+
+@in_loop
 async def test_a_page_of_the_node_itself_may_command(tmp_path: Path) -> None:
     async with commanded(tmp_path, "a") as cluster:
         for name in ("127.0.0.1", "localhost"):

@@ -80,7 +80,7 @@ NAMED = 5
 """So many keys at most are named in a sentence."""
 
 FOREVER = 3600.0
-"""What an observer is told of the lease of a node that needs nobody's support, in seconds."""
+"""What is told of a lease at most, in seconds: that of a node that needs nobody's support has no end."""
 
 Observer = Callable[[str, dict[str, Any]], None]
 """Is told of each thing that happens: its kind, and what there is to know."""
@@ -448,8 +448,8 @@ class Host:
         return at < until or at < assured
 
     def lease_left(self, election: str) -> float:
-        """For how many seconds more this node certainly leads; 0 if it does not."""
-        return max(0.0, self.node.lease(election) - now())
+        """For how many seconds more this node certainly leads, an hour at most; 0 if it does not."""
+        return min(max(0.0, self.node.lease(election) - now()), FOREVER)
 
     def lease(self, election: str) -> float:
         """Until when, on `clock.now`, this node certainly leads; -inf if it does not."""

@@ -28,8 +28,9 @@ class Fitness(msgspec.Struct):
 
 
 class Standing(msgspec.Struct):
-    """What this node knows of one election. `lease_left` is in seconds. `since` tells when it learnt of the
-    leader, in seconds since 1970; `changes`, how many leaderships it has seen begin after the first."""
+    """What this node knows of one election. `lease_left` is in seconds, 3600 at most (so it is where a leader
+    needs nobody's support). `since` tells when it learnt of the leader, in seconds since 1970; `changes`, how
+    many leaderships it has seen begin after the first."""
 
     election: str
     role: Role

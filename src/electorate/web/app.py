@@ -22,7 +22,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from electorate.errors import UserError
-from electorate.runtime.host import Host
+from electorate.runtime.host import REASONS, Host
 from electorate.version import __version__
 from electorate.web import metrics, state, token
 from electorate.web.answers import Complaint, Elections, Fitness, Freeze, Leader, Resign, Status, Transfer
@@ -60,6 +60,8 @@ class Api:
         self.scraping = asyncio.Lock()
         self.closing = threading.Event()
         self.audit = logging.getLogger(f"electorate.{host.id}.audit")
+        self.refused: set[tuple[str, str]] = set()
+        """To whom what was refused, of those who may not command."""
 
     def close(self) -> None:
         """Let every answer end."""
@@ -213,6 +215,10 @@ class Api:
         wish: Wish | None = None
         try:
             self.check_sender(request)
+        except HTTPException as error:
+            self.refuse(who, request, error)
+            raise
+        try:
             wish = await read(request, form)
             self.existing(wish.election)
             done, leader = await obey(wish)
@@ -222,6 +228,14 @@ class Api:
             raise
         self.record(who, str(wish), "done" if done else "under way")
         return reply(leader, 200 if done else 202)
+
+    def refuse(self, who: str, request: Request, error: HTTPException) -> None:
+        """Whoever may not command is written down with each complaint once, and counted."""
+        self.host.figures.refusals["command"] += 1
+        refused = (request.client.host if request.client else "unknown", error.detail)
+        if refused not in self.refused and len(self.refused) < REASONS:
+            self.refused.add(refused)
+            self.record(who, request.url.path, f"refused, {error.status_code}: {error.detail!r}")
 
     def record(self, who: str, what: str, outcome: str) -> None:
         self.audit.info(

@@ -177,7 +177,9 @@ class Readings(Collector):
 
     def of_refusals(self) -> Iterator[Metric]:
         refusals = CounterMetricFamily(
-            "electorate_refusals", "Connections refused, by reason.", labels=["reason"]
+            "electorate_refusals",
+            "Connections, and commands of strangers, refused, by reason.",
+            labels=["reason"],
         )
         for reason in get_args(Refusal):
             refusals.add_metric([reason], self.host.figures.refusals[reason])
