@@ -40,7 +40,7 @@ LEADERSHIP = ("leadership", "leadership_threads")
 TESTS: Mapping[str, tuple[str, ...]] = {
     "core": (
         *("identity", "barrier", "rejoin", "answers", "wishes", "work", "mutants_killed", "core"),
-        "forget",
+        *("forget", "forget_attacks"),
         *("conformance", "counts", "scenarios", "guards", "fuzz_core"),
     ),
     "core/configuration.py": ("runtime_configuration",),

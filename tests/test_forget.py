@@ -10,10 +10,12 @@ import pytest
 from electorate.core.identity import Rejoin, Start
 from electorate.core.model import (
     MAX_LEAP,
+    MAX_STRIDE,
     NO_SUPPORT,
     NOBODY,
     OTHERS,
     Accept,
+    Disbelieved,
     Floor,
     Follow,
     Forgotten,
@@ -30,10 +32,10 @@ from electorate.core.model import (
     Send,
     Settings,
 )
-from electorate.core.node import MUCH, Node
+from electorate.core.node import ABSURD, LEAPS_EVERY, MUCH, Node
 from electorate.core.raft import RequestVote
 from electorate.core.ring import Token
-from electorate.core.zab import PERSEVERANCE, Notification, State, Zab
+from electorate.core.zab import MAX_ROUND, PERSEVERANCE, Notification, State, Zab
 from electorate.sim.shapes import RINGS
 from electorate.sim.world import Plan, World
 from tests.table import E, Table
@@ -229,12 +231,25 @@ def test_a_leap_of_terms_is_not_taken_and_the_election_goes_on() -> None:
     on.elect("b", JOB)
 
 
-def test_a_leap_of_zab_rounds_is_not_taken() -> None:
+def test_a_leap_of_zab_rounds_ends_no_election() -> None:
     on = table(algorithm="zab")
     on.do("a", Node.contend, JOB)
-    on.do("a", Node.receive, "c", Notification(JOB, 0, "c", 0, 0, 2**62, State.LOOKING))
+    for round in (MAX_ROUND + 1, MAX_ROUND):
+        on.do("a", Node.receive, "c", Notification(JOB, 0, "c", 0, 0, round, State.LOOKING))
     election = on["a"].node.elections[JOB]
-    assert isinstance(election, Zab) and election.round < 2
+    assert isinstance(election, Zab) and election.round == MAX_ROUND
+    assert on["a"].node.ignored["an absurd round"] == 1
+
+    world = World(Plan(membership=on.membership, settings=Settings(algorithm="zab")), 1)
+    world.start()
+    for at in range(1, 6):
+        world.run(float(at))
+        leader = world.agreed_leader("main")
+        assert leader is not None
+        for host in world.hosts.values():
+            host.node.elections["main"].round = MAX_ROUND  # type: ignore[attr-defined]
+        world.hosts[leader].crash()
+        world.hosts[leader].start()
 
 
 def test_one_member_fills_half_of_the_room_and_no_more() -> None:
@@ -243,7 +258,7 @@ def test_one_member_fills_half_of_the_room_and_no_more() -> None:
     for n in range(100):
         node.receive(1.0, "b", Lead(f"of b {n}", 1, 0))
     assert len(node.elections) == 5
-    assert node.ignored["more elections than one member may bring"] == 95
+    assert node.ignored["an unknown election"] == 95
     node.receive(1.0, "c", Lead("of c", 1, 0))
     node.contend(1.0, "mine")
     assert {"of c", "mine"} <= node.elections.keys(), "there is room for others"
@@ -261,7 +276,7 @@ def test_a_message_that_changes_nothing_is_not_remembered() -> None:
         on.do("b", Node.receive, "c", Resign(f"{n}", 1, None, False))
         on.do("b", Node.receive, "c", Accept(f"{n}", 1, 1))
     assert on["b"].node.elections == {}
-    assert on["b"].node.peers["c"].brought == 0
+    assert on["b"].node.brought["c"] == 0
 
 
 def test_many_are_forgotten_a_part_at_a_time() -> None:
@@ -272,9 +287,9 @@ def test_many_are_forgotten_a_part_at_a_time() -> None:
         node.withdraw(1.0, f"{n}")
     seen = [
         sum(isinstance(effect, Forgotten) for effect in node.fire(at, ("forget", "")))
-        for at in (60.0, 120.0, 120.1, 120.2)
+        for at in (60.0, 60.1, 60.2, 120.2, 120.3, 120.4)
     ]
-    assert seen == [0, MUCH, MUCH, 1]
+    assert seen == [0, 0, 0, MUCH, MUCH, 1]
     assert node.elections == {} and not node.looking
 
 
@@ -383,3 +398,17 @@ def test_zab_who_wants_to_lead_now_says_so_at_once() -> None:
     on.do("b", Node.contend, JOB)
     said = [(to, message.leader) for _, to, message in on.wire if isinstance(message, Notification)]
     assert said == [("a", "b"), ("c", "b")]
+
+
+def test_who_is_far_behind_believes_that_of_each_peer_once_a_minute() -> None:
+    on = table()
+    far = MAX_STRIDE + 1
+    for n, (peer, believed) in enumerate((("a", True), ("a", False), ("c", True)), 1):
+        on.do("b", Node.receive, peer, Lead(f"{n}", far, 0))
+        assert (f"{n}" in elections(on)["b"]) is believed
+    assert on["b"].notices == [Disbelieved("a", ABSURD)]
+    on.do("b", Node.receive, "a", Lead("1", far + MAX_STRIDE, 0))
+    assert on["b"].node.elections["1"].leader_term == far + MAX_STRIDE, "a stride is no leap"
+    on.now += LEAPS_EVERY
+    on.do("b", Node.receive, "a", Lead("2", MAX_LEAP, 0))
+    assert on["b"].node.elections["2"].leader == "a"

@@ -13,6 +13,7 @@ from electorate.core.model import (
     Accept,
     Awaiting,
     Beat,
+    Disbelieved,
     Grant,
     Kind,
     Lead,
@@ -26,7 +27,7 @@ from electorate.core.model import (
     Support,
     Timing,
 )
-from electorate.core.node import PAGE, RECALL, Node
+from electorate.core.node import ABSURD, MAX_RECALLED, PAGE, RECALL, Node
 from electorate.core.raft import RequestVote
 from electorate.core.zab import LeaderInfo
 from tests.table import E, Table
@@ -248,10 +249,16 @@ def test_it_is_quiet_in_every_election_for_the_longest_lease_that_it_may_have_pr
 
 def test_an_absurd_term_is_not_taken() -> None:
     table = lost()
-    answer(table, "b", (E, MAX_TERM + 1))
+    for term in (MAX_TERM + 1, MAX_RECALLED + 1):
+        answer(table, "b", (E, term))
+        answer(table, "b", floor=term)
     answer(table, "c", (E, -1), ("unknown", 3))
-    assert has_rejoined(table)
+    assert not has_rejoined(table), "it is told so, and waits for a sound answer"
+    assert table["a"].notices[-1] == Awaiting(("b",))
+    assert table["a"].notices.count(Disbelieved("b", ABSURD)) == 4
     assert table["a"].node.elections[E].promise == Promise(E)
+    answer(table, "b", (E, MAX_RECALLED))
+    assert has_rejoined(table)
 
 
 def test_it_asks_again_while_it_waits_and_no_longer() -> None:

@@ -115,3 +115,25 @@ def test_a_store_forgets_and_keeps_in_the_order_it_is_told(tmp_path: Path) -> No
     store = Store(tmp_path, "test", "a")
     assert store.load() == expected, "what was forgotten is no longer part of the seal"
     store.close()
+
+
+@in_loop
+async def test_a_position_that_is_asked_for_is_not_when_all_is_forgotten(tmp_path: Path) -> None:
+    asked = 0
+
+    async def position() -> int:
+        nonlocal asked
+        asked += 1
+        return 0
+
+    async with cluster(tmp_path, "a", forget_after=0.2) as of:
+        node = of["a"].node
+        job = node.election("job")
+        job.position = position
+        async with job.leadership():
+            pass
+        await until(lambda: "job" not in node.host.node.elections)
+        await until(lambda: job._polling is None)
+        before = asked
+        async with job.leadership():
+            assert asked > before, "it is asked again when it is wanted again"

@@ -511,7 +511,7 @@ def duplicate(node: Node) -> Node:
     twin.out, twin.ignored, twin.restless = [], Counter(), {}
     twin.peers = {id: copy(peer) for id, peer in node.peers.items()}
     twin.beats = copy(node.beats)
-    twin.promises = dict(node.promises)
+    twin.promises, twin.brought = dict(node.promises), node.brought.copy()
     twin.reachable = set(node.reachable)
     twin.answered = dict(node.answered)
     twin.elections = {name: twin_of(election) for name, election in node.elections.items()}

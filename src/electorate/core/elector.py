@@ -90,7 +90,7 @@ class Elector:
             "secured",
         ),
         *("assured", "occupied", "giving_up", "held", "waiting", "attempts", "takeovers"),
-        *("deterred_until", "stands_back_until", "has_voted_before", "floor", "origin", "view"),
+        *("deterred_until", "stands_back_until", "has_voted_before", "floor", "view"),
     )
     """What `state` consists of; an algorithm adds its own."""
 
@@ -99,11 +99,9 @@ class Elector:
         self.name = name
         self.floor: Term = 0 if promise else node.floor
         """What I did in terms up to this one, if anything, is forgotten."""
-        self.promise = promise or Promise(name, self.floor, NOBODY if self.floor else None)
-        self.origin = self.promise.term
-        """My term when this life of mine first heard of the election."""
+        self.promise = promise or self.unspoken
         self.brought_by: NodeId | None = None
-        """Who spoke of it first, if that was another."""
+        """Who spoke of it first, I or another, if it is not from the store."""
         self.role = Role.FOLLOWER
         self.leader: NodeId | None = None
         self.leader_term: Term = 0
@@ -178,9 +176,20 @@ class Elector:
 
     @property
     def is_idle(self) -> bool:
-        """Nobody leads here that I know of, and neither I nor my user want anything."""
-        at_rest = self.leader is None and self.role is Role.FOLLOWER and not (self.held or self.waiting)
-        return at_rest and not (self.contends or self.position)
+        """Nobody leads here that I know of, neither I nor my user want anything, and I have not promised
+        anything before I restarted that may last."""
+        at_rest = self.leader is None and self.role is Role.FOLLOWER and not (self.waiting or self.holds)
+        return at_rest and not (self.contends or self.position or self.is_amnesiac())
+
+    @property
+    def holds(self) -> bool:
+        """A question that was asked of me is still to be answered."""
+        return any(self.node.now < until for _, _, until in self.held)
+
+    @property
+    def unspoken(self) -> Promise:
+        """What I have promised if I remember nothing."""
+        return Promise(self.name, self.floor, NOBODY if self.floor else None)
 
     @property
     def is_forgotten(self) -> bool:
@@ -190,7 +199,7 @@ class Elector:
     @property
     def is_blank(self) -> bool:
         """There is nothing to be remembered of it."""
-        return self.is_idle and (self.promise.term == 0 or self.is_forgotten)
+        return self.is_idle and self.promise == self.unspoken
 
     @property
     def is_deterred(self) -> bool:
@@ -823,8 +832,9 @@ class Elector:
     # --- following --------------------------------------------------------------------------------
 
     def on_lead(self, sender: NodeId, lead: Lead) -> None:
-        if lead.term < self.promise.term and not self.is_forgotten:
-            return self.send(sender, Refuse(self.name, lead.term, self.promise.term, Reason.OLD_TERM))
+        newest = self.leader_term if self.is_forgotten else self.promise.term
+        if lead.term < newest:
+            return self.send(sender, Refuse(self.name, lead.term, newest, Reason.OLD_TERM))
         if sender not in self.node.membership.candidates:
             return self.node.ignore("a Lead from one who may not lead")
         if self.role is Role.LEADER and lead.term == self.leader_term:

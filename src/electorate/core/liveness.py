@@ -33,12 +33,12 @@ class Peer:
     """What one node promised another, and what it was promised."""
 
     __slots__ = (
-        "brought",
         "connected",
         "epoch",
         "granted",
         "id",
         "incarnation",
+        "leaps_from",
         "pair",
         "promised",
         "rejoining",
@@ -60,8 +60,8 @@ class Peer:
         """The current stretch of our support for it."""
         self.watched = False
         """A silence timer is armed for it."""
-        self.brought = 0
-        """So many elections are here because it was the first to speak of them."""
+        self.leaps_from = float("-inf")
+        """From then on I may believe once more that I am far behind it."""
         self.granted = float("-inf")
         """When we sent the newest beat that it supported."""
         self.pair: Pair = (0, 0)

@@ -23,8 +23,11 @@ Rank: TypeAlias = tuple[int, int, int, NodeId]
 MAX_TERM: Term = 2**48
 """The last one: a term a millisecond lasts 8,900 years."""
 
+MAX_STRIDE: Term = 2**20
+"""By more terms than this nobody is behind who has not been cut off for long, or is not deceived."""
+
 MAX_LEAP: Term = 2**32
-"""No quorum makes so many terms in the life of a process: a peer that names a later one is broken."""
+"""By more than this nobody is: no quorum can have made so many terms."""
 
 NOBODY: NodeId = ""
 """Backed in a term in which this node must back nobody: it may have backed another, and not remember."""
@@ -446,7 +449,14 @@ class Forgotten(msgspec.Struct, frozen=True, gc=False):
     election: str
 
 
-Notice: TypeAlias = Awaiting | Rejoined | TransferLapsed | Forgotten
+class Disbelieved(msgspec.Struct, frozen=True, gc=False):
+    """This node speaks of what cannot be."""
+
+    node: NodeId
+    what: str
+
+
+Notice: TypeAlias = Awaiting | Rejoined | TransferLapsed | Forgotten | Disbelieved
 """What a driver may want to tell people."""
 
 Effect: TypeAlias = Save | Send | Arm | Disarm | Changed | Notice

@@ -19,6 +19,7 @@ from electorate.core.identity import Rejoin, Start
 from electorate.core.liveness import Beats, Followers, Lease, Pair, Peer, Tenure
 from electorate.core.model import (
     MAX_LEAP,
+    MAX_STRIDE,
     MAX_TERM,
     NOBODY,
     OTHERS,
@@ -26,6 +27,7 @@ from electorate.core.model import (
     Awaiting,
     Beat,
     Disarm,
+    Disbelieved,
     Effect,
     ElectionMessage,
     Floor,
@@ -71,6 +73,11 @@ MAX_NAME = 200
 FIRST = Start()
 MUCH = 500
 """Effects of one event."""
+ABSURD = "a term that no quorum can have made"
+LEAPS_EVERY = 60.0
+"""Seconds."""
+MAX_RECALLED = MAX_TERM >> 4
+"""No later term is believed of whoever is asked to recall: it would bind for good who takes it."""
 LONGEST_LEASE = 86_400.0
 """In seconds: of a longer one no peer is believed."""
 PAGE = 1 << 16
@@ -108,7 +115,6 @@ class Node:
         self.promises = dict(promises or {})
         self.floor: Term = self.promises.pop(OTHERS, Promise(OTHERS)).term
         """No term up to this one can be claimed in an election that is not remembered."""
-        self.first_floor = self.floor
         self.keeps = frozenset((*keeps, *(settings.elections or ())))
         self.gone = gone
         self.longest_lease = max(longest_lease, self.timing.lease)
@@ -123,8 +129,12 @@ class Node:
         """The voters to which there is a connection, and myself if I vote."""
         self.beats = Beats(start.incarnation, self.timing.lease)
         self.elections: dict[str, Elector] = {}
+        self.brought: Counter[NodeId] = Counter()
+        """How many elections are here because this node, or I, was the first to speak of them."""
         self.dormant: frozenset[str] = frozenset()
-        """The elections that were idle when I last looked."""
+        """The elections that were idle when I last looked at them."""
+        self.unseen: tuple[str, ...] = ()
+        """At these I have still to look, this time."""
         self.looking = False
         """The timer for the next look is armed."""
         self.restless: dict[str, Elector] = {}
@@ -162,7 +172,7 @@ class Node:
         self.now = self.started_at = now
         self.quiet_until = now + self.longest_lease
         for name in dict.fromkeys((*(self.settings.elections or ()), *self.promises)):
-            self.election(name)
+            self.hold(name, None)
         if self.lost_store:
             self.out.extend(Save(Gone(id, False)) for id in sorted(self.gone))
             self.gone = frozenset()
@@ -191,7 +201,7 @@ class Node:
         elif isinstance(message, Recalled):
             self.on_recalled(sender, message)
         elif isinstance(message, Floor):
-            self.raise_floor(message.term)
+            self.on_floor(sender, message.term)
         else:
             self.ignore("not a message")
         return self.effects()
@@ -350,38 +360,46 @@ class Node:
 
     def election(self, name: str, by: NodeId | None = None) -> Elector | None:
         """The election of that name, which comes into being when it is first spoken of, be it by another."""
-        found = self.elections.get(name)
         if name in self.dormant:
             self.dormant -= {name}
-        if found is not None:
-            return found
-        if not self.may_hold(name):
+        found, by = self.elections.get(name), by or self.me
+        if found is None and self.may_hold(name, by):
+            found = self.hold(name, by)
+        elif found is None:
             self.ignore("an unknown election")
-            return None
-        if by in self.peers and 2 * self.peers[by].brought >= self.settings.max_elections:
-            self.ignore("more elections than one member may bring")
-            return None
-        settings = self.settings
-        algorithm = settings.ring if settings.algorithm == "ring" else settings.algorithm
-        found = self.elections[name] = ALGORITHMS[algorithm](self, name, self.promises.pop(name, None))
-        if by in self.peers:
-            self.peers[by].brought += 1
-            found.brought_by = by
-        if name not in self.keeps and not self.looking:
-            self.look_later(settings.forget_after)
+            if by != self.me and self.settings.elections is None:
+                self.out.append(
+                    Disbelieved(by, "more elections than one member may bring, or no name of one")
+                )
         return found
 
-    def may_hold(self, name: str) -> bool:
-        closed = self.settings.elections
+    def hold(self, name: str, by: NodeId | None) -> Elector:
+        algorithm = self.settings.ring if self.settings.algorithm == "ring" else self.settings.algorithm
+        election = self.elections[name] = ALGORITHMS[algorithm](self, name, self.promises.pop(name, None))
+        if by is not None:
+            election.brought_by = by
+            self.brought[by] += 1
+        if name not in self.keeps and not self.looking:
+            self.look_later(self.settings.forget_after)
+        return election
+
+    def may_hold(self, name: str, by: NodeId) -> bool:
+        """What others speak of leaves room for what my user wants, and one of them for the rest."""
+        closed, room = self.settings.elections, self.settings.max_elections
         if closed is not None:
             return name in closed
-        return 0 < len(name) <= MAX_NAME and len(self.elections) < self.settings.max_elections
+        if not (0 < len(name) <= MAX_NAME and name.isprintable()):
+            return False
+        if by == self.me:
+            return self.brought[by] < room
+        return len(self.elections) < room and 2 * self.brought[by] < room
 
     def on_election_message(self, sender: NodeId, message: ElectionMessage) -> None:
         newest = message.newest if isinstance(message, Refuse) else message.term
         known = self.elections.get(message.election)
-        if not (message.term >= 0 and self.is_credible(max(message.term, newest), known)):
-            self.ignore("a leap of terms that no quorum can have made")
+        mine = known.promise.term if known else self.floor
+        if not (message.term >= 0 and self.is_credible(sender, max(message.term, newest), mine)):
+            self.ignore(ABSURD)
         elif self.rejoin is not None:
             self.ignore("a message before this node has rejoined")
         elif election := self.election(message.election, sender):
@@ -389,8 +407,17 @@ class Node:
             if known is None and election.is_blank and election.name not in self.keeps:
                 self.drop(election)
 
-    def is_credible(self, term: Term, known: Elector | None) -> bool:
-        return term <= min(MAX_TERM, MAX_LEAP + (known.origin if known else self.floor))
+    def is_credible(self, peer: NodeId, term: Term, mine: Term) -> bool:
+        """Whether I may be so far behind. If it is far, each peer is believed once a minute: so none leads me
+        to the last term, and who was cut off is not left behind for long."""
+        if term <= mine + MAX_STRIDE and term <= MAX_TERM:
+            return True
+        far = peer in self.peers and term <= min(mine + MAX_LEAP, MAX_TERM)
+        if not far or self.now < self.peers[peer].leaps_from:
+            self.out.append(Disbelieved(peer, ABSURD))
+            return False
+        self.peers[peer].leaps_from = self.now + LEAPS_EVERY
+        return True
 
     def begin(self, now: float) -> None:
         """An event begins. First of all, a leadership whose lease has ended ends for good: it must not come
@@ -424,19 +451,21 @@ class Node:
             self.out.append(Arm(FORGET, seconds, seconds))
 
     def forget_idle(self) -> None:
-        """Forget what was idle when I last looked, and has not been spoken of since."""
-        others = [election for name, election in self.elections.items() if name not in self.keeps]
-        idle = [e for e in others if e.is_idle and e.promise.term <= self.first_floor + MAX_LEAP]
+        """Forget what was idle when I last looked, and has not been spoken of since; a part at a time."""
+        names = self.unseen or tuple(name for name in self.elections if name not in self.keeps)
+        part, self.unseen = names[:MUCH], names[MUCH:]
+        idle = [
+            self.elections[name] for name in part if name in self.elections and self.elections[name].is_idle
+        ]
         ripe = [election for election in idle if election.name in self.dormant]
-        self.raise_floor(max((election.promise.term for election in ripe[:MUCH]), default=0))
-        for election in ripe[:MUCH]:
+        self.raise_floor(max((election.promise.term for election in ripe), default=0))
+        for election in ripe:
             self.forget(election)
-        left = ripe[MUCH:] or [election for election in idle if election.name in self.elections]
-        self.dormant = frozenset(election.name for election in left)
-        if len(ripe) > MUCH:
+        self.dormant = self.dormant.difference(part) | {e.name for e in idle if e.name in self.elections}
+        if self.unseen:
             self.look_later(self.timing.beat)
         else:
-            self.look_later(self.settings.forget_after if len(others) > len(ripe) else 0.0)
+            self.look_later(self.settings.forget_after if self.elections.keys() - self.keeps else 0.0)
 
     def forget(self, election: Elector) -> None:
         self.drop(election)
@@ -450,10 +479,16 @@ class Node:
         for moved in self.moved.values():
             moved.pop(election.name, None)
         if election.brought_by is not None:
-            self.peers[election.brought_by].brought -= 1
+            self.brought[election.brought_by] -= 1
+
+    def on_floor(self, sender: NodeId, term: Term) -> None:
+        if self.is_credible(sender, term, self.floor):
+            self.raise_floor(term)
+        else:
+            self.ignore(ABSURD)
 
     def raise_floor(self, term: Term) -> None:
-        if self.floor < term <= self.first_floor + MAX_LEAP:
+        if term > self.floor:
             self.floor = term
             self.out.append(Save(Promise(OTHERS, term, NOBODY)))
             self.out.extend(Send(id, Floor(term)) for id, peer in self.peers.items() if peer.connected)
@@ -675,9 +710,13 @@ class Node:
             return self.ignore("a Recalled that I do not wait for")
         if recalled.after != self.answered.get(sender, "") or sender not in self.membership.voters:
             return self.ignore("a page that I do not wait for")
+        newest = max((recalled.floor, *(term for _, term in recalled.terms)))
+        if newest > MAX_RECALLED:
+            self.out.append(Disbelieved(sender, ABSURD))
+            return self.ignore(ABSURD)
         self.raise_floor(recalled.floor)
         for name, term in recalled.terms:
-            if not 0 < term <= MAX_TERM:
+            if term <= 0:
                 continue
             if election := self.election(name):
                 election.vote_for_nobody(term, self.rejoin.lost)
@@ -715,7 +754,7 @@ class Node:
             (self.started, self.started_at, self.quiet_until, self.longest_lease, self.next_check),
             (self.beats.seq, self.beats.sent, self.beats.running),
             (self.rejoin, self.lost_store, frozenset(self.answered.items()), self.awaited, self.gone),
-            (self.floor, self.first_floor, self.dormant, self.looking),
+            (self.floor, self.dormant, self.unseen, self.looking, frozenset(self.brought.items())),
             frozenset(self.reachable),
             frozenset(peer.state() for peer in self.peers.values()),
             frozenset((name, election.state()) for name, election in self.elections.items()),

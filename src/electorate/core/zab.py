@@ -44,7 +44,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from electorate.core.elector import Elector
-from electorate.core.model import MAX_LEAP, Claim, ElectionMessage, NodeId, Reason, Role, Term
+from electorate.core.model import Claim, ElectionMessage, NodeId, Reason, Role, Term
 
 
 class State(StrEnum):
@@ -66,6 +66,8 @@ NO_VOTE = Vote(-1, -1, 0, "")
 """Of a voter that does not want to lead."""
 
 
+MAX_ROUND = 2**62
+"""Nobody gets so far by himself; whoever is led there stays there, and can still be elected."""
 PERSEVERANCE = 6
 """So often the wait for news is doubled; then, who does not want to lead looks no longer."""
 
@@ -112,7 +114,7 @@ class Zab(Elector):
     # --- looking ----------------------------------------------------------------------------------
 
     def campaign(self) -> None:
-        self.look(self.round + 1)
+        self.look(min(self.round + 1, MAX_ROUND))
 
     def look(self, round: int, heard: Vote = NO_VOTE) -> None:
         """Begin to vote: for myself, or for a better one that I have heard of."""
@@ -203,8 +205,8 @@ class Zab(Elector):
             return self.node.ignore("a vote of, or to, one who does not vote")
         if vote != NO_VOTE and vote.leader not in membership.candidates:
             return self.node.ignore("a vote for one who may not lead")
-        if notification.round > self.round + MAX_LEAP:
-            return self.node.ignore("a leap of rounds that nobody can have made")
+        if notification.round > MAX_ROUND:
+            return self.node.ignore("an absurd round")
         if vote.leader == self.me and not self.contends:
             vote = NO_VOTE
         if notification.state is not State.LOOKING:

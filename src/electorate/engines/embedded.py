@@ -81,18 +81,23 @@ class EmbeddedElection(Election):
     @position.setter
     def position(self, position: Position) -> None:
         self._position = position
+        self.node._used[self.name] = self
         if self.node.started:
             self.apply_position()
 
     def apply_position(self) -> None:
         """Tell the node the number, or begin to ask for it."""
-        if self._polling:
-            self._polling.cancel()
-            self._polling = None
+        self.rest()
         if callable(self._position):
             self._polling = asyncio.get_running_loop().create_task(self.poll())
         else:
             self.node.host.set_position(self.name, self._position)
+
+    def rest(self) -> None:
+        """Ask for the number no more, until it is wanted again."""
+        if self._polling:
+            self._polling.cancel()
+            self._polling = None
 
     async def poll(self) -> None:
         """Ask once a lease, and at once when there is a change, such as the loss of the leader."""
@@ -144,10 +149,12 @@ class EmbeddedElection(Election):
         self.check_here()
         if self.closed:
             raise LeadershipLost(self.name, 0, Loss.STOPPED)
-        self.node._used[self.name] = self
         if self.node.started:
             self.node.host.contend(self.name)
+            if callable(self._position) and self._polling is None:
+                self.apply_position()
         self.contends = True
+        self.node._used[self.name] = self
 
     def withdraw(self) -> None:
         self.check_here()
@@ -346,7 +353,8 @@ class Node:
         self.timekeeper = Timekeeper()
         self.elections: WeakValueDictionary[str, EmbeddedElection] = WeakValueDictionary()
         self._used: dict[str, EmbeddedElection] = {}
-        """Those that have not been forgotten: they live on though nobody holds them."""
+        """Those of which something is wished: they live on though nobody holds them, until they are
+        forgotten."""
         self.host: Host
         self.started = False
         self._around = AsyncExitStack()
@@ -367,7 +375,7 @@ class Node:
         name = self.config.elections[0] if name is None else name
         election = self.elections.get(name)
         if election is None:
-            election = self.elections[name] = self._used[name] = EmbeddedElection(self, name)
+            election = self.elections[name] = EmbeddedElection(self, name)
             if self.started:
                 election.refresh()
             elif self.used:
@@ -422,7 +430,7 @@ class Node:
         except BaseException:
             await self.stop()
             raise
-        for election in self.elections.values():
+        for election in tuple(self.elections.values()):
             if election._position:
                 election.apply_position()
             if election.contends:
@@ -436,13 +444,13 @@ class Node:
         self.check_here()
         if not self.started:
             return
-        for election in self.elections.values():
+        for election in tuple(self.elections.values()):
             election.end(Loss.STOPPED)
         await self._work_ended()
         await self.host.stop()
         await self._around.aclose()
         self.started = False
-        for election in self.elections.values():
+        for election in tuple(self.elections.values()):
             election.close()
         self.timekeeper.close()
 
@@ -518,9 +526,15 @@ class Node:
         log.error("SIGTERM has come, and node %s has not been left in %g s", self.id, self.stop_timeout)
         os._exit(128 + signal.SIGTERM)
 
+    def _forget(self, name: str) -> None:
+        election = self._used.get(name)
+        if election is not None and not election.contends:
+            election.rest()
+            del self._used[name]
+
     def _observe(self, kind: str, what: dict[str, Any]) -> None:
         if kind == "forgotten":
-            self._used.pop(what["election"], None)
+            self._forget(what["election"])
         elif kind == "view" and what["election"] in self.elections and self.started:
             self.elections[what["election"]].refresh()
         elif kind == "lapsed" and what["election"] in self.elections:

@@ -440,8 +440,11 @@ def complaints_about_elections(config: Config) -> Complaints:
     if not config.elections:
         yield "elections", ": name at least one, or leave the key out"
     for election in config.elections:
-        if not 0 < len(election) <= MAX_NAME:
-            yield "elections", f": '{election}': the name of an election has 1 to {MAX_NAME} characters"
+        if not (0 < len(election) <= MAX_NAME and election.isprintable()):
+            yield (
+                "elections",
+                f": {election!r}: the name of an election has 1 to {MAX_NAME} characters that can be printed",
+            )
         if config.elections.count(election) > 1:
             yield "elections", f": '{election}' is named twice; leave one of them out"
 

@@ -25,6 +25,7 @@ from electorate.core.identity import Identity, Rejoin, Start, Verdict, judge
 from electorate.core.model import (
     Awaiting,
     Beat,
+    Disbelieved,
     Effect,
     ElectionMessage,
     Follow,
@@ -372,10 +373,10 @@ class Host:
         self.wishes.contend(election)
 
     def check_room(self, election: str) -> None:
-        if election in self.node.elections or self.node.may_hold(election):
+        if election in self.node.elections or self.node.may_hold(election, self.id):
             return
-        if not 0 < len(election) <= MAX_NAME:
-            raise ValueError(f"the name of an election has 1 to {MAX_NAME} characters")
+        if not (0 < len(election) <= MAX_NAME and election.isprintable()):
+            raise ValueError(f"the name of an election has 1 to {MAX_NAME} characters that can be printed")
         raise ValueError(
             f"there is no room for an election '{election}': node {self.id} holds"
             f" {len(self.node.elections)} already, and takes no more"
@@ -649,6 +650,8 @@ class Host:
             self.has_rejoined()
         elif isinstance(notice, Forgotten):
             self.forget(notice.election)
+        elif isinstance(notice, Disbelieved):
+            self.complain("not believing", notice.node, f"it speaks of {notice.what}", "junk")
         else:
             lapsed = {"election": notice.election, "heir": notice.heir, "reason": self.lapse(notice)}
             self.tell("lapsed", lapsed)

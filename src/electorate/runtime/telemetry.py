@@ -21,7 +21,11 @@ def trace_elections(host: Host) -> None:
 
     def follow(kind: str, what: dict[str, Any]) -> None:
         name = what["election"]
-        if what["leader"] is None and name not in open_spans:
+        if kind == "forgotten":
+            if span := open_spans.pop(name, None):
+                span.set_attribute("electorate.outcome", "forgotten")
+                span.end()
+        elif what["leader"] is None and name not in open_spans:
             attributes = {"electorate.election": name, "electorate.node": host.id}
             open_spans[name] = tracer.start_span("election", attributes=attributes)
         elif what["leader"] is not None and (span := open_spans.pop(name, None)):
@@ -30,4 +34,4 @@ def trace_elections(host: Host) -> None:
             span.set_attribute("electorate.outcome", "won" if what["leader"] == host.id else "followed")
             span.end()
 
-    host.observe(follow, "view")
+    host.observe(follow, "view", "forgotten")

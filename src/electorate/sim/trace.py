@@ -8,6 +8,7 @@ import msgspec
 
 from electorate.core.model import (
     Awaiting,
+    Disbelieved,
     ElectionMessage,
     Forgotten,
     Message,
@@ -63,6 +64,8 @@ def sentence(entry: Entry) -> str | None:
             return f"{node} rejoins, and waits for {', '.join(what.nodes) or 'more than there are'}"
         case "notice" if isinstance(what, TransferLapsed):
             return f"{node} keeps {what.election}: its transfer to {what.heir} has come to nothing"
+        case "notice" if isinstance(what, Disbelieved):
+            return f"{node} does not believe {what.node}, which speaks of {what.what}"
         case "notice" if isinstance(what, Forgotten):
             return f"{node} forgets {what.election}"
         case "notice":
