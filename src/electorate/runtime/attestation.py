@@ -20,7 +20,6 @@ import os
 import select
 import selectors
 import socket
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from electorate.runtime.clock import now
@@ -165,7 +164,7 @@ class Calls:
                 continue
             except OSError as error:
                 complain(f"cannot take calls for a while: {error.strerror}")
-                time.sleep(PAUSE)
+                select.select([], [], [], PAUSE)
                 return
             if len(self.callers) >= CALLERS:
                 next(iter(self.callers)).close()

@@ -279,16 +279,21 @@ class Storm:
                 self.forgetful.discard(host.id)
 
     def in_doubt(self) -> set[NodeId]:
-        """Who rejoins, or must. The word of one who must rejoin itself does not count."""
+        """Who rejoins, or must: whom others refuse, and first whom the most do, because the word of one who
+        must rejoin itself does not count."""
         hosts = self.world.hosts.values()
         rejoins = {host.id: host.store.rejoin for host in hosts if host.store.rejoin is not None}
         doubtful = self.forgetful.union(rejoins, *(rejoin.without for rejoin in rejoins.values()))
         sound = [host for host in hosts if host.id not in doubtful]
-        return doubtful | {
-            host.id
+        refused = {
+            host.id: {o.id for o in sound if o is not host and o.judges(host) is not Verdict.WELCOME}
             for host in sound
-            if any(other.judges(host) is not Verdict.WELCOME for other in sound if other is not host)
         }
+        while worst := max(refused, key=lambda id: len(refused[id] - doubtful), default=None):
+            if not refused.pop(worst) - doubtful:
+                break
+            doubtful.add(worst)
+        return doubtful
 
     def can_spare(self, ids: set[NodeId]) -> bool:
         """Whether the others, but for those in doubt, know all that a quorum may have done."""
