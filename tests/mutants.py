@@ -36,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 LIST = Path(__file__).with_suffix(".toml")
 VERDICTS = ROOT / ".venv" / "mutants"
 TABLE = ROOT / "docs" / "mutants.md"
-LEADERSHIP = ("leadership", "leadership_threads")
+LEADERSHIP = ("leadership", "leadership_threads", "signals")
 TESTS: Mapping[str, tuple[str, ...]] = {
     "core": (
         *("identity", "barrier", "rejoin", "answers", "wishes", "work", "mutants_killed", "core"),
@@ -55,6 +55,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "leadership": LEADERSHIP,
     "election": LEADERSHIP,
     "sync": LEADERSHIP,
+    "work": (*LEADERSHIP, "counted_work"),
     "runtime/config.py": ("runtime_config",),
     "web": ("web_fitness", "web_limits", "web_commands", "web_events", "web_metrics", "web_questions"),
     "cli": ("guardian",),

@@ -25,6 +25,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack
 from weakref import WeakValueDictionary
 
 from electorate import leadership as base
+from electorate import signals
 from electorate.election import Guarantees, LeaderView
 from electorate.engines import embedded
 from electorate.leadership import STOP_TIMEOUT, LeadershipLost, Loss, OnError, OnOverrun, Pauses
@@ -316,15 +317,17 @@ class Node:
         """Listen, connect, and take part. Raises `UserError`."""
         self._node.check_unused()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name=f"electorate-{self.id}", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name=f"electorate-{self.id}", daemon=True)
         self._thread.start()
         try:
             self._call(self._node.start())
         except BaseException:
             self._close()
             raise
+
+    def _run(self) -> None:
+        signals.take_none()
+        self._loop.run_forever()
 
     def stop(self) -> None:
         """Tell all work to end and wait for it, hand over, close. Whoever still waits for an election is told

@@ -19,6 +19,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
+from electorate import signals
+
 
 class Work(ABC):
     """A piece of it, which is watched by a thread of its own."""
@@ -89,7 +91,8 @@ class Command(Work):
         self.reaped = False
         self.lock = threading.Lock()
         """Held while a signal is sent, so that none is sent to who bears the same number later."""
-        self.process = subprocess.Popen(arguments, process_group=0)
+        with signals.as_the_user():
+            self.process = subprocess.Popen(arguments, process_group=0)
 
     def outcome(self) -> int:
         try:
