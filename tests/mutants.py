@@ -54,6 +54,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "runtime/handover.py": ("handover",),
     "leadership": LEADERSHIP,
     "election": LEADERSHIP,
+    "election.py": (*LEADERSHIP, "ends"),
     "sync": LEADERSHIP,
     "work": (*LEADERSHIP, "counted_work"),
     "runtime/config.py": ("runtime_config",),

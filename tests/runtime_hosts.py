@@ -153,6 +153,18 @@ def undisturbed(cluster: Cluster) -> Iterator[None]:
     assert [event for event in cluster.events[seen:] if event[1] in ("view", "stalled")] == []
 
 
+@contextmanager
+def blocked(directory: Path) -> Iterator[None]:
+    """No store in this directory can be written: a directory is where its journal is to be."""
+    journal = directory / "electorate.db-journal"
+    journal.unlink(missing_ok=True)
+    journal.mkdir()
+    try:
+        yield
+    finally:
+        journal.rmdir()
+
+
 class Stranger:
     """A connection to a host, by hand."""
 

@@ -28,7 +28,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from electorate.cli.plan import reserved_ports
 from electorate.runtime.telemetry import trace_elections
-from tests.runtime_hosts import E, cluster, in_loop
+from tests.runtime_hosts import E, blocked, cluster, in_loop
 
 ELECT = (sys.executable, "-m", "electorate.cli.main")
 BOUND = 60.0
@@ -186,6 +186,23 @@ def test_a_quorum_that_is_lost_is_told_and_why_and_when_it_is_back(tmp_path: Pat
         for way in made.ways("a"):
             assert made.ask("status", *way)["no_quorum"] is None
             assert "node b is connected" in elect(tmp_path, "status", *way).stdout.splitlines()
+
+
+def test_a_store_that_fails_is_told_and_since_when(tmp_path: Path) -> None:
+    """It fails when it is to remember that b has started anew."""
+    with running(tmp_path, "ab") as made:
+        made.leader()
+        with blocked(tmp_path / "electorate-demo-a"):
+            made.processes["b"].kill()
+            made.processes["b"].wait()
+            made.start("b")
+            for way in made.ways("a"):
+                until(lambda way=way: made.ask("status", *way)["no_store"])  # type: ignore[misc]
+                told = made.ask("status", *way)["no_store"]
+                assert re.match(r"since \d\d:\d\d:\d\d, data directory .* cannot be written", told)
+                assert told in elect(tmp_path, "status", *way).stdout.splitlines()
+        until(lambda: any("takes writes again, after" in line for line in made.log("a")))
+        assert all(made.ask("status", *way)["no_store"] is None for way in made.ways("a"))
 
 
 @pytest.mark.parametrize("way", [0, 1], ids=["on this machine", "over HTTP"])

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from electorate import LeadershipLost, Loss
+from electorate import Leadership, LeadershipLost, Loss, sync
 from electorate.engines.embedded import EmbeddedElection
 from electorate.runtime.control import address
 from tests.api_nodes import LEASE, nodes, program
-from tests.runtime_hosts import in_loop, until
+from tests.runtime_hosts import blocked, in_loop, until
 from tests.test_counted_work import alive
 
 BOUND = 30.0
@@ -290,6 +290,88 @@ async def test_who_waits_is_told_when_the_node_stops(tmp_path: Path) -> None:
         may_end.set()
         with pytest.raises(LeadershipLost):
             await first
+
+
+@in_loop
+async def test_who_leads_or_waits_goes_on_when_the_store_can_write_again(tmp_path: Path) -> None:
+    with nodes(tmp_path, "a") as make:
+        async with make("a") as node:
+            election, terms = node.election(), list[int]()
+
+            async def work(lead: Leadership) -> None:
+                terms.append(lead.term)
+                if len(terms) == 1:
+                    await lead.lost
+                    raise LeadershipLost("main", lead.term, await lead.lost)
+
+            working = asyncio.create_task(election.run(work))
+            await until(lambda: terms)
+            with blocked(tmp_path / "a"):
+                node.election("another").contend()
+                await until(lambda: not election.leaderships)
+                waiting = asyncio.create_task(node.election("second").run(return_term))
+                with pytest.raises(TimeoutError, match=r"was not won within .* cannot be written"):
+                    async with node.election("third").leadership(timeout=0.1):
+                        pass
+            await working
+            assert await waiting
+            assert terms == sorted(set(terms)) and len(terms) == 2
+
+
+@in_loop
+async def test_who_leads_or_waits_is_told_when_the_store_is_damaged(tmp_path: Path) -> None:
+    with nodes(tmp_path, "a") as make:
+        async with make("a") as node:
+            election = node.election()
+            working = asyncio.create_task(election.run(wait_for_ever))
+            await until(lambda: election.leaderships)
+            waiting = asyncio.create_task(lead(election))
+            with blocked(tmp_path / "a"):
+                node.election("another").contend()
+                await until(lambda: node.host.trouble)
+                (tmp_path / "a" / "electorate.db").write_bytes(b"promises, promises\n" * 1000)
+            for one in (working, waiting):
+                with pytest.raises(LeadershipLost, match="its store failed"):
+                    await one
+            with pytest.raises(LeadershipLost, match="'main' is not won: its store failed"):
+                await lead(election)
+            with pytest.raises(LeadershipLost, match="'new' is not won: its store failed"):
+                node.election("new").contend()
+            assert [view.id async for view in election.watch()] == []
+
+
+def test_threads_that_lead_or_wait_are_told_when_the_store_is_damaged(tmp_path: Path) -> None:
+    with nodes(tmp_path, "a") as make, sync.Node("a", **make.arguments("a")) as node:
+        leads, ends = threading.Event(), list[BaseException]()
+
+        def work(lead: sync.Leadership) -> None:
+            leads.set()
+            lead.lost.wait(BOUND)
+
+        def run() -> None:
+            try:
+                node.election().run(work)
+            except LeadershipLost as lost:
+                ends.append(lost)
+
+        threads = [threading.Thread(target=run) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        assert leads.wait(BOUND)
+        with blocked(tmp_path / "a"):
+            (tmp_path / "a" / "electorate.db").write_bytes(b"promises, promises\n" * 1000)
+            node.election("another").contend()
+        for thread in threads:
+            thread.join(BOUND)
+        assert [str(lost).partition(": ")[2] for lost in ends] == ["its store failed"] * 2
+
+
+async def return_term(lead: Leadership) -> int:
+    return lead.term
+
+
+async def wait_for_ever(_: Leadership) -> None:
+    await asyncio.Event().wait()
 
 
 async def lead(election: EmbeddedElection) -> None:

@@ -471,7 +471,8 @@ async def test_a_node_that_lives_again_needs_another_testimony(tmp_path: Path, k
         host = await at.start("c")
         before = host.testimony
         host.live_again()
-        assert host.testimony.start == host.started != before.start
+        await until(lambda: host.testimony.start != before.start)
+        assert host.testimony.start == host.started
         assert host.testimony.key != before.key
         assert [event for event in at.events if event[1] == "testimony"] == [("c", "testimony", {})]
         await until(lambda: at.hosts["a"].known("c") == host.started)

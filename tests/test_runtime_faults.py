@@ -11,12 +11,13 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import libfaketime  # type: ignore[import-untyped]
@@ -28,9 +29,12 @@ from electorate.core.node import Node
 from electorate.core.raft import RequestVote
 from electorate.runtime.store import Store
 from tests import test_runtime_node
-from tests.test_runtime_node import NODE, cluster, complaint, others, run
+from tests.test_runtime_node import NODE, Process, cluster, complaint, others, run
 
 E = "main"
+QUICK = "[timing]\nbeat = 0.1\nlease = 0.5\n"
+STEADY = "[timing]\nbeat = 0.1\nlease = 5.0\n"
+"""No busy machine takes so long for a commit."""
 
 UNPRIVILEGED = (
     sys.executable,
@@ -39,10 +43,6 @@ UNPRIVILEGED = (
     *NODE,
 )
 """Without CAP_DAC_OVERRIDE, by PR_CAPBSET_DROP: file modes bind it, whoever runs it."""
-
-
-def full(pid: int) -> None:
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))
 
 
 def read_only(data: Path) -> None:
@@ -80,8 +80,70 @@ def backs(data: Path, node: str, term: int) -> bool:
     return accepted
 
 
+@contextmanager
+def cannot_write(fault: str, process: Process, data: Path) -> Iterator[None]:
+    pid = process.child.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    if fault == "full":
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, limits[1]))
+    else:
+        read_only(data)
+    try:
+        yield
+    finally:
+        if fault == "full":
+            if process.child.poll() is None:
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+        else:
+            mend(data)
+
+
 @pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_a_leader_that_cannot_write_says_so_ends_and_loses_no_promise(
+def test_a_leader_that_cannot_write_leads_no_longer_and_votes_again_when_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(test_runtime_node, "NODE", UNPRIVILEGED)
+    with cluster(tmp_path, head=STEADY) as at:
+        first = at.agreed()
+        term = first.named[1]
+        data = tmp_path / first.id
+        with cannot_write(fault, first, data):
+            first.order("contend another")
+            at.until(lambda: first.heard("stalled", "cannot be written") and not first.holds_a_lease)
+            second = at.agreed(*others(at, first), after=term)
+        at.until(lambda: first.heard("restored") and first.heard("view", "another", '"role": "leader"'))
+        recovers_and_votes(at, first, second)
+        [line] = [line for line in ended(first) if "cannot be written (" in line]
+        assert f"data directory {data} cannot be written (" in line
+        assert "mend the disk, or let this process write there; leading no longer" in line
+
+
+def recovers_and_votes(at: test_runtime_node.Cluster, first: Process, second: Process) -> None:
+    """Of the two that are left, each needs the vote of the other."""
+    at.agreed()
+    at.processes.pop(second.id).end()
+    leader = at.agreed()
+    term = leader.named[1]
+    leader.order("resign")
+    at.agreed(after=term)
+    assert first.id in at.processes
+
+
+def asked(process: Process, question: str) -> Process:
+    process.order(question)
+    return process
+
+
+def ended(process: Process) -> list[str]:
+    """What it has said in all its life, which ends well."""
+    process.child.terminate()
+    code, stderr = process.ended()
+    assert code == 0
+    return stderr.splitlines()
+
+
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+def test_a_leader_that_dies_while_it_cannot_write_loses_no_promise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr(test_runtime_node, "NODE", UNPRIVILEGED)
@@ -89,27 +151,90 @@ def test_a_leader_that_cannot_write_says_so_ends_and_loses_no_promise(
         first = at.agreed()
         term = first.named[1]
         data = tmp_path / first.id
-        if fault == "full":
-            full(first.child.pid)
-        else:
-            read_only(data)
-        first.order("contend another")
-
-        code, stderr = first.ended()
-        assert code == 1
-        [line] = [
-            line for line in stderr.splitlines() if f"data directory {data} cannot be written (" in line
-        ]
-        assert f"mend it, and start node {first.id} again" in line
-        assert not first.holds_a_lease
+        with cannot_write(fault, first, data):
+            first.order("contend another")
+            at.until(lambda: first.heard("stalled", "cannot be written"))
+            first.end()
         at.agreed(*others(at, first), after=term)
-
-        mend(data)
         assert promised(data, first.id) == Promise(E, term, first.id, promised(data, first.id).epoch)
         assert not backs(data, first.id, term)
         assert backs(data, first.id, term + 1)
         at.start(first.id)
         at.agreed(after=term)
+
+
+@contextmanager
+def small_disks(directory: Path, ids: str) -> Iterator[None]:
+    """Each of these nodes has a disk of its own, of 512 kB."""
+    mounted = []
+    try:
+        for id in ids:
+            place = directory / id
+            place.mkdir()
+            command = ["mount", "-t", "tmpfs", "-o", "size=512k", "electorate-test", str(place)]
+            if subprocess.run(command, capture_output=True, check=False).returncode:
+                pytest.skip("to mount a small disk is not allowed here")
+            mounted.append(place)
+        yield
+    finally:
+        for place in mounted:
+            subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@contextmanager
+def filled(directory: Path) -> Iterator[None]:
+    """Not a byte is left on the disk that this is."""
+    with (directory / "filling").open("wb", buffering=0) as filling:
+        for size in (4096, 1):
+            with suppress(OSError):
+                while filling.write(b"x" * size):
+                    pass
+    try:
+        yield
+    finally:
+        (directory / "filling").unlink()
+
+
+def test_a_disk_that_is_full_for_a_while_ends_nobody_for_good(tmp_path: Path) -> None:
+    with small_disks(tmp_path, "abc"), cluster(tmp_path, head=STEADY) as at:
+        first = at.agreed()
+        term = first.named[1]
+        with filled(tmp_path / first.id):
+            first.order("contend another")
+            at.until(lambda: first.heard("stalled", "(database or disk is full): free space on the disk"))
+            second = at.agreed(*others(at, first), after=term)
+            assert not first.holds_a_lease
+        at.until(lambda: first.heard("restored") and first.heard("view", "another", '"role": "leader"'))
+        recovers_and_votes(at, first, second)
+        said = ended(first)
+        assert sum("cannot be written (" in line for line in said) == 1
+        assert sum("takes writes again, after" in line for line in said) == 1
+
+
+def test_too_many_open_files_for_a_while_end_nobody_for_good(tmp_path: Path) -> None:
+    with cluster(tmp_path, head=STEADY) as at:
+        first = at.agreed()
+        term, pid = first.named[1], first.child.pid
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        first.order("contend another")
+        at.until(lambda: first.heard("stalled", "(Too many open files): let this process open more files"))
+        second = at.agreed(*others(at, first), after=term)
+        ready = first.last("ready")
+        assert ready
+        name, port = ready["address"].split(":")
+        with socket.create_connection((name, int(port))):
+            at.until(lambda: asked(first, "status").heard("status", "calls that could not be taken"))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        at.until(lambda: first.heard("restored") and first.heard("view", "another", '"role": "leader"'))
+        recovers_and_votes(at, first, second)
+        said = ended(first)
+        assert sum("cannot be written (Too many open files)" in line for line in said) == 1
+        [refused] = [line for line in said if "cannot take calls" in line]
+        assert "(Too many open files): let this process open more files" in refused
+        assert (
+            sum(re.search(r"takes calls again, after \d+ attempts", line) is not None for line in said) == 1
+        )
 
 
 def test_a_disk_that_is_bad_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,8 +289,6 @@ def test_a_damaged_store_is_replaced_by_rejoining(tmp_path: Path) -> None:
 
 # --- a disk that stalls ---------------------------------------------------------------------------
 
-QUICK = "[timing]\nbeat = 0.1\nlease = 0.5\n"
-
 
 @contextmanager
 def stalled(data: Path) -> Iterator[None]:
@@ -190,7 +313,7 @@ def test_a_leader_whose_disk_stalls_leads_no_longer_and_comes_back(tmp_path: Pat
         first.child.terminate()
         code, stderr = first.ended()
         assert code == 0
-        assert f"data directory {tmp_path / first.id} has stalled: leading no longer" in stderr
+        assert f"data directory {tmp_path / first.id} has stalled: see whether the disk" in stderr
 
 
 def test_a_node_whose_disk_hangs_ends_when_it_is_told_to(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import sys
 import threading
@@ -22,8 +23,9 @@ from electorate.runtime import host as host_module
 from electorate.runtime import link as link_module
 from electorate.runtime.clock import now
 from electorate.runtime.host import Host
+from electorate.runtime.reasons import not_leading
 from electorate.runtime.wire import PROTOCOL, Refused, Welcome, frame
-from tests.runtime_hosts import E, cluster, crash, in_loop, stranger, undisturbed, until
+from tests.runtime_hosts import E, blocked, cluster, crash, in_loop, stranger, undisturbed, until
 
 ALGORITHMS = ("bully", "ring", "raft", "zab")
 
@@ -416,14 +418,78 @@ async def test_complaints_do_not_fill_the_memory(tmp_path: Path, monkeypatch: py
 
 
 @in_loop
-async def test_a_node_whose_store_fails_says_so_and_leads_no_longer(tmp_path: Path) -> None:
+async def test_a_node_whose_store_fails_says_so_leads_no_longer_and_goes_on_when_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with cluster(tmp_path) as at:
         first = await at.agreed()
-        await first.on_disk(first.store.database.execute, "PRAGMA query_only = ON")
-        first.contend("another")
-        assert "cannot be written (attempt to write a readonly database)" in await first.failed
+        rest = [id for id in at.hosts if id != first.id]
+        attempts: list[BaseException] = []
+
+        def count(error: BaseException) -> None:
+            attempts.append(error)
+            first.balks(error)
+
+        first.disk.trouble = count
+        with blocked(first.store.directory):
+            first.contend("another")
+            await until(lambda: first.trouble)
+            assert not first.is_leader(E) and not first.is_leader("another")
+            second = await at.agreed(*rest)
+            await until(lambda: len(attempts) > 3)
+            fault = first.status()["no_store"]
+            assert re.search(
+                r"^since \d\d:\d\d:\d\d, data directory .* cannot be written \(.*\): mend", fault
+            )
+            assert first.trouble == not_leading(first, "another")
+        await until(lambda: first.view("another").leader)  # type: ignore[union-attr]
+        assert first.status()["no_store"] is None
+        assert caplog.text.count("cannot be written") == 1
+        assert caplog.text.count("takes writes again, after") == 1
+        assert at.saw(first.id, "stalled") and at.saw(first.id, "restored")
+        await crash(at, second.id)
+        await at.agreed(but=second.id)
+
+
+@in_loop
+async def test_who_has_won_before_its_store_failed_does_not_go_on_to_lead(tmp_path: Path) -> None:
+    """Each attempt that fails says so again: what it is elected to meanwhile, it gives up."""
+    async with cluster(tmp_path, ids="a") as at:
+        a = await at.agreed()
+        with blocked(a.store.directory):
+            a.contend("another")
+            await until(lambda: a.trouble and not a.node.leading)
+            won = a.node.election("main")
+            assert won
+            won.win()
+            await until(lambda: not a.node.leading)
+
+
+@in_loop
+async def test_a_store_that_turns_out_to_be_damaged_ends_the_node(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as at:
+        first = await at.agreed()
+        with blocked(first.store.directory):
+            first.contend("another")
+            await until(lambda: first.trouble)
+            (first.store.directory / "electorate.db").write_bytes(b"promises, promises\n" * 1000)
+        said = await first.failed
+        assert "is damaged (" in said and f"start node {first.id} with --rejoin" in said
         assert not first.is_leader(E)
         await at.stop(first.id)
+        await at.agreed()
+
+
+@in_loop
+async def test_a_node_whose_store_fails_can_be_stopped(tmp_path: Path) -> None:
+    async with cluster(tmp_path, ids="a", timing={"beat": 0.1, "lease": 0.5}) as at:
+        a = await at.agreed()
+        with blocked(a.store.directory):
+            a.contend("another")
+            await until(lambda: a.trouble)
+            await at.stop("a")
+            await until(lambda: not a.disk.thread.is_alive())
+        await at.start("a")
         await at.agreed()
 
 

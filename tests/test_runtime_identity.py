@@ -64,7 +64,8 @@ async def test_who_begins_another_life_has_resigned_first(tmp_path: Path) -> Non
         before = leader.node
         term = leader.view(E).term  # type: ignore[union-attr]
         leader.live_again()
-        assert leader.node is not before
+        assert not before.leading and not leader.is_leader(E)
+        await until(lambda: leader.node is not before)
         assert leader.node.incarnation == before.incarnation + 1
         assert not before.leading and not leader.is_leader(E)
         assert at.saw(leader.id, "lease", election=E, until=None)
@@ -150,7 +151,7 @@ def staged() -> tuple[Link, Loop]:
     class Host:
         id = "a"
         started = Start(2, 20)
-        stopping = False
+        stopping = between_lives = False
         certificates = None
         log = logging.getLogger("electorate.a")
 

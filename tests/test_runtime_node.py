@@ -52,7 +52,15 @@ class Process:
         self.child.stdin.flush()
 
     def last(self, kind: str) -> dict[str, Any] | None:
-        return next((event for event in reversed(self.said) if event["event"] == kind), None)
+        """What it has said last of this kind, and if that is of an election, of the first of them."""
+        return next(
+            (
+                event
+                for event in reversed(self.said)
+                if event["event"] == kind and event.get("election", "main") == "main"
+            ),
+            None,
+        )
 
     def heard(self, kind: str, *words: str) -> bool:
         """Whether it has told an event of this kind, with all these words in it."""

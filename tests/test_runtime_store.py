@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import re
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -15,9 +19,10 @@ import pytest
 
 from electorate.core.configuration import Voters
 from electorate.core.identity import Rejoin, Start
-from electorate.core.model import NOBODY, Gone, Member, Membership, Promise
+from electorate.core.model import NOBODY, Forget, Gone, Member, Membership, Promise
 from electorate.errors import UserError
-from electorate.runtime.store import Conditions, Store
+from electorate.runtime.store import Conditions, Disk, Store, passes, remedy
+from tests.runtime_hosts import blocked
 
 PROMISES = [Promise("main", 7, "b", 6), Promise("shard-1", 3, None, 0), Promise("shard-2", 2**48, NOBODY, 1)]
 
@@ -251,3 +256,184 @@ def test_a_commit_that_fails_leaves_the_old_promises(tmp_path: Path) -> None:
         assert mine.load() == by_election(PROMISES)
         mine.commit([Promise("main", 14, "c", 7)])
         assert mine.load()["main"].term == 14
+
+
+# --- a disk that takes nothing for a while -----------------------------------------------------------
+
+
+def test_what_a_disk_has_not_taken_is_written_when_it_does(tmp_path: Path) -> None:
+    with closing(store(tmp_path)) as mine:
+        mine.commit(PROMISES)
+        mine.remember("b", Start(3, 4))
+        first = (tmp_path / "electorate.db").stat().st_ino
+        with blocked(tmp_path):
+            for _ in range(3):
+                with pytest.raises(sqlite3.OperationalError) as failed:
+                    mine.commit([Promise("main", 9, "c", 6)])
+                assert passes(failed.value)
+        mine.commit([Promise("main", 9, "c", 6)])
+        assert (tmp_path / "electorate.db").stat().st_ino != first, "no page of the old file is believed"
+        written = by_election([Promise("main", 9, "c", 6), *PROMISES[1:]])
+        assert mine.load() == written
+        second = (tmp_path / "electorate.db").stat().st_ino
+        mine.commit([Promise("main", 10, None, 6)])
+        assert (tmp_path / "electorate.db").stat().st_ino == second, "from then on as before"
+    with closing(store(tmp_path)) as again:
+        assert again.load() == {**written, "main": Promise("main", 10, None, 6)}
+        assert again.peers() == {"b": Start(3, 4)}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "electorate.db",
+        "electorate.db-journal",
+        "lock",
+    ]
+
+
+def test_what_was_said_to_have_failed_may_be_there_all_the_same(tmp_path: Path) -> None:
+    """As after a sync that has failed: the rows can be read, and are written again."""
+    with closing(store(tmp_path)) as mine:
+        mine.commit(PROMISES)
+        before = (tmp_path / "electorate.db").read_bytes()
+        with blocked(tmp_path), pytest.raises(sqlite3.Error):
+            mine.commit([Promise("main", 9, "c", 6)])
+        with closing(sqlite3.connect(tmp_path / "electorate.db")) as database:
+            assert database.execute("SELECT term FROM promise WHERE election = 'main'").fetchone() == (7,)
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b" / "electorate.db").write_bytes(before)
+        with closing(store(tmp_path / "b")) as other:
+            other.commit([Promise("main", 9, "c", 6)])
+        shutil.copy(tmp_path / "b" / "electorate.db", tmp_path / "electorate.db")
+        mine.commit([Promise("main", 9, "c", 6)])
+        assert mine.load()["main"].term == 9
+
+
+@pytest.mark.parametrize("change", ["an older one", "another row", "a damaged one", "an empty one"])
+def test_a_file_that_is_not_what_was_written_is_no_store_any_more(tmp_path: Path, change: str) -> None:
+    with closing(store(tmp_path)) as mine:
+        mine.commit(PROMISES[1:])
+        older = (tmp_path / "electorate.db").read_bytes()
+        mine.commit(PROMISES)
+        with blocked(tmp_path), pytest.raises(sqlite3.Error):
+            mine.commit([Promise("main", 9, "c", 6)])
+        if change == "another row":
+            (tmp_path / "b").mkdir()
+            shutil.copy(tmp_path / "electorate.db", tmp_path / "b" / "electorate.db")
+            with closing(store(tmp_path / "b")) as other:
+                other.commit([Promise("main", 8, "b", 6)])
+            older = (tmp_path / "b" / "electorate.db").read_bytes()
+        elif change == "a damaged one":
+            older = b"promises, promises\n" * 1000
+        elif change == "an empty one":
+            older = b""
+        (tmp_path / "electorate.db").write_bytes(older)
+        with pytest.raises(sqlite3.DatabaseError) as failed:
+            mine.commit([Promise("main", 9, "c", 6)])
+        assert not passes(failed.value)
+        assert "move it away, and start node a with --rejoin" in remedy(failed.value, "a")
+
+
+def test_what_was_to_be_forgotten_is_so_when_the_disk_takes_it(tmp_path: Path) -> None:
+    with closing(store(tmp_path)) as mine:
+        mine.commit(PROMISES)
+        with blocked(tmp_path), pytest.raises(sqlite3.Error):
+            mine.commit([Forget("shard-1"), Promise("main", 9, "c", 6)])
+        mine.commit([Forget("shard-1"), Promise("main", 9, "c", 6)])
+        written = by_election([Promise("main", 9, "c", 6), PROMISES[2]])
+        assert mine.load() == written
+        with blocked(tmp_path), pytest.raises(sqlite3.Error):
+            mine.commit([Forget("shard-2")])
+        shutil.copy(tmp_path / "electorate.db", tmp_path / "kept")
+        mine.commit([Forget("shard-2")])
+        with blocked(tmp_path), pytest.raises(sqlite3.Error):
+            mine.commit([Promise("main", 10, "c", 6)])
+        shutil.copy(tmp_path / "kept", tmp_path / "electorate.db")
+        with pytest.raises(sqlite3.DatabaseError, match="are not what was written last"):
+            mine.commit([Promise("main", 10, "c", 6)])
+
+
+def test_a_file_that_is_gone_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
+    with closing(store(tmp_path)) as mine:
+        mine.commit(PROMISES)
+        with blocked(tmp_path), pytest.raises(sqlite3.Error):
+            mine.commit([Promise("main", 9, "c", 6)])
+        (tmp_path / "electorate.db").rename(tmp_path / "away")
+        with pytest.raises(sqlite3.Error) as failed:
+            mine.commit([Promise("main", 9, "c", 6)])
+        assert passes(failed.value)
+        assert not (tmp_path / "electorate.db").exists()
+        (tmp_path / "away").rename(tmp_path / "electorate.db")
+        mine.commit([Promise("main", 9, "c", 6)])
+        assert mine.load()["main"].term == 9
+
+
+def test_each_start_is_later_than_one_whose_write_failed(tmp_path: Path) -> None:
+    with closing(store(tmp_path)) as mine:
+        first = mine.begin()
+        with blocked(tmp_path), pytest.raises(sqlite3.Error):
+            mine.begin()
+        second, promises, gone = mine.live_again()
+        assert (first.incarnation, second.incarnation, promises, gone) == (1, 2, {}, frozenset())
+        assert mine.chain() == {first, second}
+
+
+def test_a_disk_tries_again_in_order_and_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    told: list[BaseException] = []
+    disk, mine = Disk("disk", told.append), store(tmp_path)
+    with blocked(tmp_path):
+        first = disk.persist(mine.commit, [Promise("main", 1, "a", 0)])
+        later = disk.persist(mine.commit, [Promise("main", 2, "b", 0)])
+        deadline = time.monotonic() + 30
+        while len(told) < 3 and time.monotonic() < deadline:
+            pass
+        assert len(told) >= 3 and all(map(passes, told))
+        assert not first.done() and not later.done()
+    later.result(30)
+    assert first.done() and mine.load()["main"].term == 2
+    with blocked(tmp_path):
+        disk.persist(mine.commit, [Promise("main", 3, "b", 0)])
+        disk.submit(mine.close)
+        disk.abandon()
+        disk.thread.join(30)
+        assert not disk.thread.is_alive()
+    store(tmp_path).close()  # the lock is free
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "(No space left on device): free space on the disk",
+        ),
+        (
+            OSError(errno.EMFILE, "Too many open files"),
+            "(Too many open files): let this process open more files",
+        ),
+        (OSError(errno.EACCES, "Permission denied"), "(Permission denied): mend the disk"),
+    ],
+)
+def test_the_remedy_fits_the_error(error: OSError, what: str) -> None:
+    assert f"cannot be written {what}" in remedy(error, "a")
+
+
+def test_too_many_open_files_is_what_is_wrong_when_nothing_can_be_opened(tmp_path: Path) -> None:
+    """SQLite only says that it could not open a file. In a process of its own: it opens all that it may."""
+    program = """if True:
+        import resource, sqlite3, sys
+        from pathlib import Path
+        from electorate.core.model import Promise
+        from electorate.runtime.store import Store, remedy
+        store, soft = Store(Path(sys.argv[1]), "demo", "a"), resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, soft[1]))
+        try:
+            store.commit([Promise("main", 7, "b", 6)])
+        except (sqlite3.Error, OSError) as error:
+            said = remedy(error, "a")
+        resource.setrlimit(resource.RLIMIT_NOFILE, soft)
+        store.commit([Promise("main", 7, "b", 6)])
+        print(said, store.load()["main"].term)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("cannot be written (Too many open files): let this process open more")
+    assert done.stdout.endswith(" 7\n")

@@ -30,6 +30,7 @@ class Host:
         self.stopping = False
         self.failed: asyncio.Future[str] = self.loop.create_future()
         self.waiting: str | None = None
+        self.no_store: str | None = None
         self.config = SimpleNamespace(timing=SimpleNamespace(lease=0.2), http=None, elections=("main",))
         self.node = SimpleNamespace(
             incarnation=1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import sqlite3
 import sys
@@ -24,7 +25,7 @@ from electorate.web import health, serving, token
 from electorate.web.app import Api, application
 from electorate.web.commands import Commands
 from electorate.web.events import Events
-from tests.runtime_hosts import BOUND, E, in_loop, until
+from tests.runtime_hosts import BOUND, E, blocked, in_loop, until
 from tests.web_nodes import WebCluster, web_cluster
 
 
@@ -127,6 +128,35 @@ async def test_a_store_that_cannot_write_is_no_health(tmp_path: Path) -> None:
         assert answer.status_code == 503
         assert "cannot be written" in answer.json()["reason"]
         await a.on_disk(a.store.database.execute, "PRAGMA query_only=OFF")
+
+
+@in_loop
+async def test_a_store_that_fails_is_told_everywhere_and_since_when(tmp_path: Path) -> None:
+    gauge = "electorate_store_failing_since_timestamp_seconds"
+    async with web_cluster(tmp_path, "a") as cluster:
+        a, began = await cluster.agreed(), time.time()
+        assert f"{gauge} 0.0" in (await cluster.get("a", "/metrics")).text
+        with blocked(tmp_path / "a"):
+            a.contend("another")
+            await until(lambda: a.trouble)
+            for path in ("/health", "/ready"):
+                answer = await cluster.get("a", path)
+                assert answer.status_code == 503
+                told = answer.json()["reason"]
+                assert re.search(
+                    r"^since \d\d:\d\d:\d\d, data directory .*/a cannot be written \(.*\): mend", told
+                )
+            assert (await cluster.get("a", "/status")).json()["no_store"] == told
+            [line] = [
+                line
+                for line in (await cluster.get("a", "/metrics")).text.splitlines()
+                if line.startswith(f"{gauge} ")
+            ]
+            assert began <= float(line.split()[1]) <= time.time()
+        await until(lambda: not a.trouble)
+        assert await cluster.status_of("/ready") == await cluster.status_of("/health") == {"a": 200}
+        assert (await cluster.get("a", "/status")).json()["no_store"] is None
+        assert f"{gauge} 0.0" in (await cluster.get("a", "/metrics")).text
 
 
 @in_loop

@@ -100,7 +100,8 @@ class Election(ABC):
         """Why all work on the present leadership must end, if the engine knows a reason."""
         self.wished = False
         """The user has asked to hand over."""
-        self.closed = False
+        self.closed: Loss | None = None
+        """Why nothing will change any more, once that is so."""
         self._next_view: asyncio.Future[None] | None = None
         self.turns = Turns()
         self.contends = False
@@ -238,10 +239,10 @@ class Election(ABC):
         if self._next_view is not None and not self._next_view.done():
             self._next_view.set_result(None)
 
-    def close(self) -> None:
+    def close(self, reason: Loss = Loss.STOPPED) -> None:
         """For the engine: nothing will change any more."""
-        self.closed = True
-        self.turns.close(LeadershipLost(self.name, 0, Loss.STOPPED))
+        self.closed = self.closed or reason
+        self.turns.close(LeadershipLost(self.name, 0, self.closed))
         self.changed()
 
     # --- leading ----------------------------------------------------------------------------------
@@ -272,7 +273,7 @@ class Election(ABC):
             if tenure and tenure.left > grace and not self.yielding:
                 return tenure.term
             if self.closed:
-                raise LeadershipLost(self.name, 0, Loss.STOPPED)
+                raise LeadershipLost(self.name, 0, self.closed)
             await asyncio.wait([self.change()], timeout=grace if tenure else None)
 
     def begin_work(self, leadership: Leadership) -> None:
@@ -309,7 +310,7 @@ class Election(ABC):
                     with pauses.after(on_error):
                         return await work(lead)
             except LeadershipLost as lost:
-                if lost.reason is Loss.STOPPED:
+                if self.closed or lost.reason is Loss.STOPPED:
                     raise
                 log.info("%s", lost)
             await asyncio.sleep(pauses.next())

@@ -237,7 +237,7 @@ class Election:
                 with self.leadership(grace=grace, on_overrun=on_overrun) as lead, pauses.after(on_error):
                     return work(lead)
             except LeadershipLost as lost:
-                if lost.reason is Loss.STOPPED:
+                if self._election.closed or lost.reason is Loss.STOPPED:
                     raise
                 log.info("%s", lost)
             self.node._stopped.wait(pauses.next())

@@ -218,8 +218,9 @@ def status(
     show(answer["elections"])
     if answer["waiting"]:
         print(answer["waiting"])
-    if answer["no_quorum"]:
-        print(answer["no_quorum"])
+    for trouble in (answer["no_quorum"], answer["no_store"]):
+        if trouble:
+            print(trouble)
     for peer, state in answer["peers"].items():
         keys = answer["differs"].get(peer)
         why = answer["unreached"].get(peer)

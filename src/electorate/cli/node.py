@@ -49,7 +49,7 @@ def node(
 ) -> None:
     """Run one node until SIGTERM or Ctrl-C; a leader hands over first.
 
-    Exit code 0: it was told to stop. 1: its store failed. 2: it could not start.
+    Exit code 0: it was told to stop. 1: its store is damaged. 2: it could not start.
     """
     if attach and log_level is LogLevel.INFO:
         log_level = LogLevel.WARNING

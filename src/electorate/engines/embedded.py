@@ -148,7 +148,7 @@ class EmbeddedElection(Election):
     def contend(self) -> None:
         self.check_here()
         if self.closed:
-            raise LeadershipLost(self.name, 0, Loss.STOPPED)
+            raise LeadershipLost(self.name, 0, self.closed)
         if self.node.started:
             self.node.host.contend(self.name)
             if callable(self._position) and self._polling is None:
@@ -291,13 +291,13 @@ class EmbeddedElection(Election):
         self.ending = reason
         self.changed()
 
-    def close(self) -> None:
+    def close(self, reason: Loss = Loss.STOPPED) -> None:
         if self._polling:
             self._polling.cancel()
         for awaited in self._awaited:
             if not awaited.came.done():
-                awaited.came.set_exception(LeadershipLost(self.name, self.view.term, Loss.STOPPED))
-        super().close()
+                awaited.came.set_exception(LeadershipLost(self.name, self.view.term, reason))
+        super().close(reason)
 
 
 class Node:
@@ -378,9 +378,16 @@ class Node:
             election = self.elections[name] = EmbeddedElection(self, name)
             if self.started:
                 election.refresh()
-            elif self.used:
-                election.close()
+            if self.over:
+                election.close(self.over)
         return election
+
+    @property
+    def over(self) -> Loss | None:
+        """Why nothing can be won here any more."""
+        if self.started:
+            return Loss.STORE_FAILED if self.host.failed.done() else None
+        return Loss.STOPPED if self.used else None
 
     @property
     def forked(self) -> bool:
@@ -540,9 +547,11 @@ class Node:
         elif kind == "lapsed" and what["election"] in self.elections:
             self.elections[what["election"]].lapsed(what["heir"], what["reason"])
         elif kind in ("stalled", "failed"):
-            for election in self.elections.values():
+            for election in tuple(self.elections.values()):
                 if election.leaderships:
                     election.end(Loss.STORE_FAILED)
+                if kind == "failed":
+                    election.close(Loss.STORE_FAILED)
 
 
 @asynccontextmanager

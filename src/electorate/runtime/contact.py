@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from electorate.core.model import NodeId, QuorumRule
+from electorate.runtime.figures import hour
 
 if TYPE_CHECKING:
     from electorate.runtime.host import Host
@@ -48,10 +49,8 @@ class Contact:
         """The conclusion, if no quorum is reached."""
         if self.since is None:
             return None
-        since = time.strftime("%H:%M:%S", time.localtime(self.since))
-        return (
-            f"no quorum since {since}: {named(self.missing)} {'lost' if self.had_quorum else 'not reached'}"
-        )
+        how = "lost" if self.had_quorum else "not reached"
+        return f"no quorum since {hour(self.since)}: {named(self.missing)} {how}"
 
     def look(self) -> None:
         """After each change of what is connected."""

@@ -53,6 +53,11 @@ class Reign(NamedTuple):
     """How many leaderships it has seen begin after the first."""
 
 
+def hour(at: float) -> str:
+    """What this machine's clock on the wall showed then."""
+    return time.strftime("%H:%M:%S", time.localtime(at))
+
+
 class Figures:
     """The figures of one host since it was made."""
 
@@ -78,6 +83,16 @@ class Figures:
         self.reigns: dict[str, Reign] = {}
         """The newest leadership of each election that has had one."""
         self.leaderless_since: dict[str, float] = {}
+        self.store_fails_since = 0.0
+        """Since when the store takes no write, in seconds since 1970: for people, nothing rests on it."""
+
+    def store_fails(self) -> None:
+        self.store_fails_since = time.time()
+
+    def store_works(self) -> float:
+        """For how many seconds it did not."""
+        since, self.store_fails_since = self.store_fails_since, 0.0
+        return time.time() - since
 
     def changed(self, view: View, at: float) -> None:
         """An election is seen otherwise from this time on."""

@@ -13,7 +13,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -35,6 +35,7 @@ from electorate.core.model import (
     Message,
     NodeId,
     Notice,
+    Promise,
     Record,
     Rejoined,
     Role,
@@ -52,13 +53,13 @@ from electorate.runtime.attestation import Testimony
 from electorate.runtime.clock import now
 from electorate.runtime.config import Config, ProofOfDeath
 from electorate.runtime.contact import Contact
-from electorate.runtime.figures import Figures, Refusal
+from electorate.runtime.figures import Figures, Refusal, hour
 from electorate.runtime.handover import Handover, Lapsed
 from electorate.runtime.link import Incoming, Link
 from electorate.runtime.names import hindrance, listen
 from electorate.runtime.reasons import who_leads
 from electorate.runtime.secret import Secret
-from electorate.runtime.store import Conditions, Disk, Store, remedy
+from electorate.runtime.store import MORE_FILES, TOO_MANY, Conditions, Disk, Store, cure, remedy
 from electorate.runtime.timers import Timers
 from electorate.runtime.tls import Certificates
 from electorate.runtime.wire import PROTOCOL, Answered, Ask, Greeting, Refused, WireError, Word
@@ -162,7 +163,11 @@ class Host:
         self.listeners: list[socket.socket] = []
         """Where it listens: at each address of its name. A process that holds these too keeps them from
         refusing, and so is not believed dead."""
-        self.disk = Disk(f"electorate-{id}-store")
+        self.disk = Disk(f"electorate-{id}-store", self.balks)
+        self.trouble: str | None = None
+        """Why the store takes no write at present."""
+        self.troubles: set[str] = set()
+        """The kinds that the log has told of."""
         self.timers = Timers(self.fire)
         self.strangers: dict[Incoming, None] = {}
         """Connections without a greeting, the oldest first."""
@@ -181,7 +186,11 @@ class Host:
         self.loop: asyncio.AbstractEventLoop
         self.links: dict[NodeId, Link] = {}
         self.contact = Contact(self)
-        self.new_node()
+        self.between_lives = False
+        """Another life of this node begins as soon as its store has it: this one speaks to nobody new."""
+        self.untaken = 0
+        """So many attempts to take a call have failed in a row."""
+        self.new_node(self.store.load(), self.store.gone())
 
     def wish_to_rejoin(self, rejoin: bool, without: frozenset[NodeId]) -> Rejoin | None:
         """What was wished, if the others can be asked then. Raises `UserError`."""
@@ -203,15 +212,15 @@ class Host:
             )
         return Rejoin(without=without)
 
-    def new_node(self) -> None:
+    def new_node(self, promises: Mapping[str, Promise], gone: frozenset[NodeId]) -> None:
         self.outbox = Outbox(self)
         self.node = Node(
             self.id,
             self.config.membership,
             self.config.settings,
             start=self.started,
-            promises=self.store.load(),
-            gone=self.store.gone(),
+            promises=promises,
+            gone=gone,
             longest_lease=self.conditions.longest_lease,
             rejoin=self.conditions.rejoin,
             keeps=self.config.elections,
@@ -329,7 +338,8 @@ class Host:
 
     async def leave_store(self) -> None:
         """Close it when all is written, but do not wait for longer than a lease."""
-        closed, _ = await asyncio.wait([self.on_disk(self.store.close)], timeout=self.config.timing.lease)
+        closing = asyncio.wrap_future(self.disk.submit(self.store.close), loop=self.loop)
+        closed, _ = await asyncio.wait([closing], timeout=self.config.timing.lease)
         if closed:
             self.disk.shutdown()
         else:
@@ -340,8 +350,8 @@ class Host:
             )
 
     def on_disk(self, call: Callable[..., T], *args: Any) -> asyncio.Future[T]:
-        """Do this after all that the disk has to do."""
-        return asyncio.wrap_future(self.disk.submit(call, *args), loop=self.loop)
+        """Do this after all that the disk has to do, however often it has to be tried."""
+        return asyncio.wrap_future(self.disk.persist(call, *args), loop=self.loop)
 
     def fail(self, reason: str) -> None:
         """This node cannot keep its promises any more: lead no longer, and let the process end."""
@@ -349,8 +359,8 @@ class Host:
             return
         self.log.error("%s", reason)
         self.failed.set_result(reason)
-        self.do(self.node.stalled(now()))
         self.tell("failed", {"reason": reason})
+        self.do(self.node.stalled(now()))
 
     def observe(self, observer: Observer, *kinds: str) -> None:
         """Tell this one, too, of everything (or of these kinds) that happens from now on. It must return at
@@ -582,7 +592,7 @@ class Host:
         for record in records:
             if isinstance(record, Gone) and record.gone:
                 self.break_with(record.node)
-        commit = self.disk.submit(self.store.commit, records)
+        commit = self.disk.persist(self.store.commit, records)
         patience = self.loop.call_later(self.config.timing.lease, self.stalled, commit)
         done = asyncio.wrap_future(commit, loop=self.loop)
         done.add_done_callback(partial(self.saved, self.outbox, patience, now()))
@@ -602,25 +612,47 @@ class Host:
             outbox.saved()
 
     def written(self, done: asyncio.Future[Any] | Future[Any]) -> bool:
-        """Whether the disk has taken it; if it could not, this node must end."""
+        """Whether the disk has taken it; if it never will, this node must end."""
         if done.cancelled():
             return False
         if error := done.exception():
             self.fail(f"data directory {self.store.directory} {remedy(error, self.id)}")
+        elif self.trouble:
+            self.restored()
         return not error
 
     def stalled(self, commit: Future[None]) -> None:
         """A commit has taken longer than a lease: until it is done, nothing more can be promised. If only
         this loop was late to hear of it, the disk is well."""
-        if commit.done():
+        if not (commit.done() or self.trouble):
+            self.troubled("has stalled: see whether the disk is overloaded or fails", "it hangs")
+
+    def balks(self, error: BaseException) -> None:
+        """In the thread of the disk: it has not taken a write, which is tried again."""
+        with suppress(RuntimeError):  # the loop has ended, and so has this node
+            self.loop.call_soon_threadsafe(self.troubled, remedy(error, self.id), cure(error))
+
+    def troubled(self, what: str, kind: str) -> None:
+        """The store takes no write: until it does, nothing can be promised, so this node leads no longer.
+        Each kind of trouble is said once."""
+        if self.stopping or self.failed.done():
             return
-        self.log.warning(
-            "data directory %s has stalled: leading no longer, until it takes a write;"
-            " see whether the disk is overloaded or fails",
-            self.store.directory,
-        )
-        self.tell("stalled", {})
+        if self.trouble is None:
+            self.figures.store_fails()
+        self.trouble = f"data directory {self.store.directory} {what}"
+        if kind not in self.troubles:
+            self.troubles.add(kind)
+            self.log.error("%s; leading no longer, until it takes a write", self.trouble)
+            self.tell("stalled", {"reason": self.trouble})
         self.do(self.node.stalled(now()))
+
+    def restored(self) -> None:
+        """The store takes writes again."""
+        lasted = self.figures.store_works()
+        self.log.warning("data directory %s takes writes again, after %.1f s", self.store.directory, lasted)
+        self.trouble = None
+        self.troubles.clear()
+        self.tell("restored", {})
 
     def announce(self, view: View) -> None:
         self.figures.changed(view, now())
@@ -825,15 +857,21 @@ class Host:
         """Others have met a later life of mine than this: begin another one, from nothing."""
         self.do(self.node.stalled(now()))
         self.timers.clear()
-        begun = self.disk.submit(self.store.begin)
-        if not self.written(begun):
+        self.between_lives = True
+        self.on_disk(self.store.live_again).add_done_callback(self.reborn)
+
+    def reborn(self, life: asyncio.Future[tuple[Start, dict[str, Promise], frozenset[NodeId]]]) -> None:
+        if not self.written(life) or self.stopping:
             return
-        self.started = begun.result()
+        self.timers.clear()
+        self.started, promises, gone = life.result()
         self.chain.add(self.started)
         self.tell("testimony", {})
-        self.new_node()
+        self.new_node(promises, gone)
+        self.between_lives = False
         for link in self.links.values():
             link.drop()
+            link.dial_soon()
         for incoming in self.incoming.values():
             incoming.abort()
         self.begin()
@@ -863,10 +901,17 @@ class Host:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
-            self.log.error("node %s cannot take calls for a while: %s", self.id, error.strerror)
+            self.untaken += 1
+            self.counts["calls that could not be taken"] += 1
+            if self.untaken == 1:
+                more = f": {MORE_FILES}" if error.errno in TOO_MANY else ""
+                self.log.error("node %s cannot take calls (%s)%s", self.id, error.strerror, more)
             self.loop.remove_reader(listener)
             self.loop.call_later(PAUSE, self.take_calls)
             return
+        if self.untaken:
+            self.log.warning("node %s takes calls again, after %d attempts", self.id, self.untaken)
+            self.untaken = 0
         connection.setblocking(False)
         if len(self.strangers) >= STRANGERS:
             self.counts["too many strangers"] += 1
@@ -981,6 +1026,7 @@ class Host:
             "peers": self.peers(),
             "unreached": self.unreached(),
             "no_quorum": self.contact.no_quorum,
+            "no_store": self.no_store,
             "differs": self.differing(),
             "waiting": self.waiting,
             "awaits": self.awaited,
@@ -993,6 +1039,12 @@ class Host:
     def unreached(self) -> dict[NodeId, str]:
         """Why the last attempt to reach a peer failed. May be asked from any thread."""
         return self.contact.why.copy()
+
+    @property
+    def no_store(self) -> str | None:
+        """Since when the store takes no write, and why. May be asked from any thread."""
+        since, trouble = self.figures.store_fails_since, self.trouble
+        return f"since {hour(since)}, {trouble}" if since and trouble else None
 
     def expiry(self) -> dict[NodeId, float]:
         """When the certificate that each node has shown last ends, in seconds since 1970, and my own. May be

@@ -136,7 +136,7 @@ class Link:
 
     def dial(self) -> None:
         self.again = None
-        if not (self.host.stopping or self.connected or self.dialling):
+        if not (self.host.stopping or self.host.between_lives or self.connected or self.dialling):
             self.dialling = self.host.loop.create_task(self.attempt())
 
     async def attempt(self) -> None:

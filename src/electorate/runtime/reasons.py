@@ -23,6 +23,8 @@ def not_leading(host: Host, election: str) -> str:
     absent = [voter for voter in node.membership.voters if voter not in node.reachable]
     if reason := never_leads(host):
         return reason
+    if host.trouble:
+        return host.trouble
     if frozen := host.wishes.frozen_for(election):
         return f"node {host.id} does not contend for another {frozen:.1f} s, as was wished"
     if node.rejoin is not None:

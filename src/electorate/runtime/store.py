@@ -6,11 +6,16 @@ rollback journal and no write-ahead log: SQLite takes a log with a damaged end f
 forget without a word what was promised. Whatever else happens to the file is found at the next start, because
 each write renews a seal over all rows. The directory is locked against a second process for as long as the
 store is open.
+
+After a write that has failed, what the system shows of the file proves nothing: a sync that failed once may
+be said to have gone well the next time, though nothing was written. So the next write first reads the file
+anew, compares it with what was durable, and makes a new one of it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import queue
@@ -20,8 +25,9 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
 from hashlib import blake2b
+from operator import xor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,6 +56,8 @@ CREATE TABLE seal (of TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 TABLES = ("identity", "start", "peer", "gone", "promise")
 
 Row = tuple[str | int | None, ...]
+Key = tuple[str, Any]
+"""A table, and what is in the first column."""
 
 UNWRITABLE = {
     sqlite3.SQLITE_FULL,
@@ -58,12 +66,18 @@ UNWRITABLE = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_NOMEM,
 }
 """With these errors the disk is at fault, not what is on it."""
 
+FULL = {errno.ENOSPC, errno.EDQUOT}
+TOO_MANY = {errno.EMFILE, errno.ENFILE}
+MORE_FILES = "let this process open more files (ulimit -n, LimitNOFILE=), or find out what holds so many open"
 
 PATIENCE = 60.0
 """Seconds to wait for another program that has locked the file, such as a backup: a stall, not a failure."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
+"""Seconds between two attempts to write what the disk has not taken, at first and at most."""
 
 
 class Conditions(msgspec.Struct, frozen=True):
@@ -86,10 +100,15 @@ class Store:
 
     def __init__(self, directory: Path, cluster: str, node: NodeId) -> None:
         self.directory = directory
-        self.marks: dict[tuple[str, Any], int] = {}
+        self.path = directory.absolute() / "electorate.db"
+        self.marks: dict[Key, int] = {}
         """The digest of each row, by table and key."""
         self.seal = 0
         """All of them in one: a row that was changed, lost or put back gives another."""
+        self.tried: set[tuple[Key, int]] = set()
+        """Digests of rows whose write has failed, 0 of those to be dropped: it may be so all the same."""
+        self.doubtful = False
+        """A write has failed since the file was read."""
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.lock = lock(directory)
@@ -108,24 +127,25 @@ class Store:
             yield
         except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             self.close()
-            raise UserError(f"data directory {self.directory} {remedy(error, node)}") from None
+            again = f", and start node {node} again; nothing that it has promised is lost"
+            said = f"{remedy(error, node)}{again if passes(error) else ''}"
+            raise UserError(f"data directory {self.directory} {said}") from None
         except UserError:
             self.close()
             raise
 
     def open(self, cluster: str, node: NodeId) -> None:
-        path = self.directory / "electorate.db"
-        if not path.exists():
-            self.make(path, cluster, node)
-        self.database = connect(path)
-        self.database.execute("PRAGMA journal_mode=TRUNCATE")
+        if not self.path.exists():
+            self.make({"identity": [("cluster", cluster), ("node", node)]})
+        self.connect()
         tables = {name for (name,) in self.database.execute("SELECT name FROM sqlite_master")}
         if "promise" in tables and "start" not in tables:
             raise UserError(
                 f"data directory {self.directory} was made by an earlier version: move it away, and start"
                 f" node {node} with --rejoin"
             )
-        self.examine()
+        self.marks = self.examine()
+        self.seal = sealed(self.marks)
         self.identity = dict(self.rows("identity"))
         for key, value in (("cluster", cluster), ("node", node)):
             if self.identity[key] != value:
@@ -134,60 +154,84 @@ class Store:
                     " give each node a directory of its own"
                 )
 
-    def make(self, path: Path, cluster: str, node: NodeId) -> None:
-        """Make a new store; it bears its name only once it is whole, so an empty one is a damaged one."""
-        new = path.with_suffix(".new")
-        new.unlink(missing_ok=True)
+    def connect(self) -> None:
+        self.database = connect(self.path)
+        self.database.execute("PRAGMA journal_mode=TRUNCATE")
+
+    def make(self, rows: Mapping[str, list[Row]]) -> None:
+        """Make a new file of these rows; it bears its name only once it is whole, so an empty one is a
+        damaged one. What was not finished of the last one goes with it."""
+        new, journal = self.path.with_suffix(".new"), self.path.with_name(f"{self.path.name}-journal")
+        for left in (new, new.with_name(f"{new.name}-journal")):
+            left.unlink(missing_ok=True)
         new.touch(0o600)
-        with contextlib.closing(connect(new)) as self.database:
-            self.database.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-            self.write({"identity": [("cluster", cluster), ("node", node)]})
-        new.rename(path)
-        descriptor = os.open(self.directory, os.O_RDONLY)
+        with contextlib.closing(connect(new)) as database:
+            database.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+            transact(database, rows, sealed(marks_of(rows)))
+        journal.unlink(missing_ok=True)
+        new.rename(self.path)
+        descriptor = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
-    def examine(self) -> None:
-        """Read all of it. Raises `sqlite3.DatabaseError` if it is not what was written last."""
+    def examine(self) -> dict[Key, int]:
+        """Read all of it, and return the digests. Raises `sqlite3.DatabaseError` if it is not what was
+        written last."""
         [complaint] = self.database.execute("PRAGMA quick_check(1)").fetchone()
         if complaint != "ok":
             raise sqlite3.DatabaseError(complaint)
-        self.marks = {(table, row[0]): digest(table, row) for table in TABLES for row in self.rows(table)}
-        self.seal = 0
-        for mark in self.marks.values():
-            self.seal ^= mark
-        if self.rows("seal") != [("all", self.seal)]:
+        marks = marks_of({table: self.rows(table) for table in TABLES})
+        if self.rows("seal") != [("all", sealed(marks))]:
             raise sqlite3.DatabaseError("its rows do not match their seal")
+        return marks
+
+    def make_anew(self) -> None:
+        """After a write that failed: make a new file of what was durable before, which the old one must have
+        still, and of what may have become so. Raises `sqlite3.Error` or `OSError`."""
+        with contextlib.suppress(sqlite3.Error):
+            self.database.close()
+        self.connect()
+        marks = self.examine()
+        for key in marks.keys() | self.marks.keys():
+            mark = marks.get(key, 0)
+            if mark != self.marks.get(key, 0) and (key, mark) not in self.tried:
+                raise sqlite3.DatabaseError("its rows are not what was written last")
+        rows = {table: some for table in TABLES if (some := self.rows(table))}
+        self.database.close()
+        self.make(rows)
+        self.connect()
+        self.marks, self.seal = marks, sealed(marks)
+        self.tried.clear()
+        self.doubtful = False
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
         return self.database.execute(f"SELECT * FROM {table}").fetchall()
 
     def write(self, rows: Mapping[str, list[Row]], forgotten: Collection[str] = ()) -> None:
         """Make these rows durable, by table, and drop the promises in those elections, in one transaction.
-        Raises `sqlite3.Error` if that fails."""
-        marks = {(table, row[0]): digest(table, row) for table in rows for row in rows[table]}
-        marks |= {("promise", election): 0 for election in forgotten}
-        seal = self.seal
-        for key, mark in marks.items():
-            seal ^= mark ^ self.marks.get(key, 0)
-        self.database.execute("BEGIN IMMEDIATE")
+        Raises `sqlite3.Error` or `OSError` if that fails: nothing may rest on it then, but it may be so."""
+        marks = {**marks_of(rows), **{("promise", election): 0 for election in forgotten}}
         try:
-            for table, some in rows.items():
-                places = ", ".join("?" * len(some[0]))
-                self.database.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", some)
-            self.database.executemany("DELETE FROM promise WHERE election = ?", zip(forgotten))
-            self.database.execute("INSERT OR REPLACE INTO seal VALUES ('all', ?)", (seal,))
-            self.database.execute("COMMIT")
-        except sqlite3.Error:
-            with contextlib.suppress(sqlite3.Error):  # the first error is the one to tell
-                self.database.execute("ROLLBACK")
+            self.trust()
+            seal = self.seal
+            for key, mark in marks.items():
+                seal ^= mark ^ self.marks.get(key, 0)
+            transact(self.database, rows, seal, forgotten)
+        except (sqlite3.Error, OSError):
+            self.tried.update(marks.items())
+            self.doubtful = True
             raise
         self.marks.update(marks)
         for election in forgotten:
             del self.marks["promise", election]
         self.seal = seal
+
+    def trust(self) -> None:
+        """From here on, what is read is on the disk. Raises `sqlite3.Error` or `OSError`."""
+        if self.doubtful:
+            self.make_anew()
 
     # --- which life this is, and who the others are ------------------------------------------------
 
@@ -197,6 +241,7 @@ class Store:
 
     def begin(self, conditions: Conditions | None = None) -> Start:
         """Another start, later than all before, and perhaps under other conditions."""
+        self.trust()
         newest = max((start.incarnation for start in self.chain()), default=0)
         start = Start(newest + 1, random.getrandbits(63))
         rows: dict[str, list[Row]] = {"start": [(start.number, start.incarnation)]}
@@ -205,6 +250,10 @@ class Store:
             rows["identity"] = [("conditions", said)]
         self.write(rows)
         return start
+
+    def live_again(self) -> tuple[Start, dict[str, Promise], frozenset[NodeId]]:
+        """Another start, and what is known then."""
+        return self.begin(), self.load(), self.gone()
 
     def adopt(self, start: Start) -> None:
         """This start belongs to the chain."""
@@ -290,11 +339,29 @@ class Disk:
     keep it from ending.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, trouble: Callable[[BaseException], None]) -> None:
+        self.trouble = trouble
+        """Is told, in this thread, of each attempt that has failed and is to be repeated."""
         self.jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self.abandoned = False
+        self.abandoned = threading.Event()
         self.thread = threading.Thread(target=self.work, name=name, daemon=True)
         self.thread.start()
+
+    def persist(self, call: Callable[..., T], *args: Any) -> Future[T]:
+        """Do this; if the disk does not take it, again and again, and before all that comes later."""
+        return self.submit(self.insist, call, args)
+
+    def insist(self, call: Callable[..., T], args: tuple[Any, ...]) -> T:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return call(*args)
+            except (sqlite3.Error, OSError) as error:
+                if self.abandoned.is_set() or not passes(error):
+                    raise
+                self.trouble(cause(error))
+            self.abandoned.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     def submit(self, call: Callable[..., T], *args: Any) -> Future[T]:
         future: Future[T] = Future()
@@ -308,7 +375,7 @@ class Disk:
             tell: Callable[[], None] = partial(future.set_exception, error)
         else:
             tell = partial(future.set_result, result)
-        if not self.abandoned:
+        if not self.abandoned.is_set():
             tell()
 
     def work(self) -> None:
@@ -321,19 +388,48 @@ class Disk:
         self.thread.join()
 
     def abandon(self) -> None:
-        """End when all is done, but nobody waits for it any more."""
-        self.abandoned = True
+        """End when all is done or has failed, but nobody waits for it any more."""
+        self.abandoned.set()
         self.jobs.put(None)
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+    """To a file that is there."""
+    place = f"{path.as_uri()}?mode=rw"
+    database = sqlite3.connect(
+        place, timeout=PATIENCE, isolation_level=None, check_same_thread=False, uri=True
+    )
     try:
         database.execute("PRAGMA synchronous=FULL")
     except BaseException:
         database.close()
         raise
     return database
+
+
+def transact(
+    database: sqlite3.Connection, rows: Mapping[str, list[Row]], seal: int, forgotten: Collection[str] = ()
+) -> None:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        for table, some in rows.items():
+            places = ", ".join("?" * len(some[0]))
+            database.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", some)
+        database.executemany("DELETE FROM promise WHERE election = ?", zip(forgotten))
+        database.execute("INSERT OR REPLACE INTO seal VALUES ('all', ?)", (seal,))
+        database.execute("COMMIT")
+    except sqlite3.Error:
+        with contextlib.suppress(sqlite3.Error):  # the first error is the one to tell
+            database.execute("ROLLBACK")
+        raise
+
+
+def marks_of(rows: Mapping[str, list[Row]]) -> dict[Key, int]:
+    return {(table, row[0]): digest(table, row) for table in rows for row in rows[table]}
+
+
+def sealed(marks: Mapping[Key, int]) -> int:
+    return reduce(xor, marks.values(), 0)
 
 
 def digest(table: str, row: Row) -> int:
@@ -343,13 +439,40 @@ def digest(table: str, row: Row) -> int:
 
 def remedy(error: BaseException, node: NodeId) -> str:
     """What is wrong with the disk or with what is on it, and what to do."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-    if isinstance(error, OSError) or code in UNWRITABLE:
-        return (
-            f"cannot be written ({error}): free space on the disk or mend it, and start node {node} again;"
-            " nothing that it has promised is lost"
-        )
-    return f"is damaged ({error}): move it away, and start node {node} with --rejoin"
+    if not passes(error):
+        return f"is damaged ({error}): move it away, and start node {node} with --rejoin"
+    error = cause(error)
+    why = getattr(error, "strerror", None) or str(error)
+    return f"cannot be written ({why}): {cure(error)}"
+
+
+def cure(error: BaseException) -> str:
+    """What would let it be written."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in TOO_MANY:
+        return MORE_FILES
+    if number in FULL or code_of(error) == sqlite3.SQLITE_FULL:
+        return "free space on the disk"
+    return "mend the disk, or let this process write there"
+
+
+def passes(error: BaseException) -> bool:
+    """Whether the disk is at fault, not what is on it: another attempt may go well."""
+    return isinstance(error, OSError) or code_of(error) in UNWRITABLE
+
+
+def code_of(error: BaseException) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+
+
+def cause(error: BaseException) -> BaseException:
+    """SQLite does not tell why a file could not be opened. If none can be, that is why."""
+    if isinstance(error, sqlite3.Error) and code_of(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as why:
+            return why
+    return error
 
 
 def lock(directory: Path) -> int:

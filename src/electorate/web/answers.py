@@ -64,6 +64,8 @@ class Status(msgspec.Struct):
     """Why the last attempt to reach a peer failed."""
     no_quorum: str | None
     """Since when this node reaches no quorum, and whom it does not reach."""
+    no_store: str | None
+    """Since when the store of this node takes no write, and why: it can promise nothing until it does."""
     differs: dict[NodeId, tuple[str, ...]]
     """In which keys a peer is configured otherwise, where safety does not rest on it."""
     waiting: str | None

@@ -132,6 +132,8 @@ class Api:
         host = self.host
         if host.stopping or host.failed.done():
             return "it is stopping"
+        if host.no_store:
+            return host.no_store
         if waiting := host.waiting:
             return waiting
         if state.can_elect(host) or state.knows_a_leader(host):
@@ -153,6 +155,7 @@ class Api:
                 peers=host.peers(),
                 unreached=host.unreached(),
                 no_quorum=host.contact.no_quorum,
+                no_store=host.no_store,
                 differs=host.differing(),
                 waiting=host.waiting,
                 awaits=host.awaited,

@@ -63,6 +63,8 @@ class Health:
             return "it is stopping"
         if host.failed.done():
             return host.failed.result()
+        if host.no_store:
+            return host.no_store
         if self.proof is None or (self.proof.done.done() and now() - self.proof.asked > FRESH):
             self.proof = Proof(host)
         proof = self.proof

@@ -130,6 +130,11 @@ class Readings(Collector):
             "How long promises took to become durable.",
             figures.commit_time,
         )
+        yield GaugeMetricFamily(
+            "electorate_store_failing_since_timestamp_seconds",
+            "Since when the store takes no write, since 1970; 0 while it does.",
+            figures.store_fails_since,
+        )
 
     def of_peers(self) -> Iterator[Metric]:
         host, figures = self.host, self.host.figures

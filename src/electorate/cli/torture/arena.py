@@ -247,7 +247,7 @@ class Arena(Cluster):
             await self.spawn(node)
 
     def end_run(self, id: str) -> None:
-        """Until `elect run` has ended, if need be by force: it may live where the node's store has failed."""
+        """Until `elect run` has ended, if need be by force: its node may have ended without it."""
         try:
             self.runs[id].wait(1)
         except subprocess.TimeoutExpired:
