@@ -37,8 +37,8 @@ def test_a_seed_that_broke_something_once_breaks_nothing(algorithm: str, seed: i
     assert outcome(algorithm, seed).violations == []
 
 
-def broken(algorithm: str, seeds: int = 40, first: int = 0) -> Iterator[set[str]]:
-    for seed in range(first, first + seeds):
+def broken(algorithm: str, seeds: int = 40) -> Iterator[set[str]]:
+    for seed in range(seeds):
         yield {violation.split()[0] for violation in outcome(algorithm, seed).violations}
 
 
@@ -75,7 +75,8 @@ def test_if_a_lost_store_were_welcome_storms_would_find_it(monkeypatch: pytest.M
         return Verdict.WELCOME
 
     monkeypatch.setattr("electorate.sim.world.judge", judge)
-    assert any(found & {"I1", "I2", "I3"} for found in broken("raft"))
+    algorithms = ("bully", "raft")  # about one run in fifty
+    assert any(found & {"I1", "I2", "I3"} for algorithm in algorithms for found in broken(algorithm, 120))
 
 
 def test_if_a_refusal_were_believed_where_a_death_must_be_attested_storms_would_find_it(
@@ -97,4 +98,4 @@ def test_if_one_that_may_not_lead_objected_to_stale_data_storms_would_find_it(
         return Reason.STALER if claim.position < self.position and not insists else None
 
     monkeypatch.setattr(Raft, "misgiving", misgiving)
-    assert any("I5" in found for found in broken("raft", 20, first=60))
+    assert any("I5" in found for found in broken("raft", 200))  # about one run in 35

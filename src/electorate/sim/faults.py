@@ -3,7 +3,7 @@
 calm       nothing goes wrong
 rough      crashes, pauses, partitions and bad weather every second or so, as in a bad week
 hostile    a fault every 20 to 400 ms, restarts within 1 to 20 ms, crashes in the middle of a step,
-           stalled disks, drifting clocks: as bad as it takes to break a design that lacks a guard
+           stalled and full disks, drifting clocks: as bad as it takes to break a design that lacks a guard
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ class Storm:
         world.heal()
         for host in world.hosts.values():
             host.commit_time = COMMIT
+            host.full = False
             host.sends_left = None
             host.go_on()
             if host.id not in left:
@@ -370,6 +371,12 @@ class Storm:
             host.wish("set_position", election, 0)
             host.wish("withdraw", election)
 
+    def full_disk(self) -> None:
+        host = self.target()
+        self.tell(f"the disk of {host.id} is full")
+        host.full = True
+        self.later(0.1, 1.5, setattr, host, "full", False)
+
     def wish(self) -> None:
         """The user of a node wants something, whether it makes sense there or not."""
         host, election = self.target(), self.random.choice(self.world.plan.elections)
@@ -395,13 +402,21 @@ class Storm:
 
 ROUGH = (
     *(Storm.crash, Storm.pause, Storm.split, Storm.cut, Storm.slow, Storm.slow_disk, Storm.wish),
-    *(Storm.lose_stores, Storm.mend),
+    *(Storm.full_disk, Storm.lose_stores, Storm.mend),
 )
 HOSTILE = (
     *(Storm.crash, Storm.crash_voters, Storm.crash_voters, Storm.crash_in_step, Storm.crash_in_step),
     *(Storm.pause, Storm.pause, Storm.split, Storm.split, Storm.one_way, Storm.one_way, Storm.deafen),
     *(Storm.part_pair, Storm.part_pair, Storm.cut, Storm.slow, Storm.slow_disk, Storm.wish, Storm.wish),
-    *(Storm.lose_stores, Storm.forget_store, Storm.copy_store, Storm.copy_store, Storm.roll_back, Storm.mend),
+    *(
+        Storm.full_disk,
+        Storm.lose_stores,
+        Storm.forget_store,
+        Storm.copy_store,
+        Storm.copy_store,
+        Storm.roll_back,
+        Storm.mend,
+    ),
 )
 AMONG_SEVERAL = (Storm.split, Storm.one_way, Storm.part_pair, Storm.cut, Storm.slow)
 WISHES = ("contend", "withdraw", "resign", "transfer", "transfer", "set_position", "occupy", "vacate")

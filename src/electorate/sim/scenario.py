@@ -326,6 +326,13 @@ class Play:
         seconds = float(words[1]) if len(words) > 1 else 0.0
         self.host(words[0], election).commit_time = (seconds, seconds) if seconds else COMMIT
 
+    def fill(self, words: list[str], election: str) -> None:
+        """`fill a`: its disk takes no write, until `empty a`."""
+        self.host(words[0], election).full = True
+
+    def empty(self, words: list[str], election: str) -> None:
+        self.host(words[0], election).full = False
+
     def clock(self, words: list[str], election: str) -> None:
         """`clock a 1.01`: its clock runs so much faster than true time from here on."""
         self.host(words[0], election).set_rate(float(words[1]))
@@ -476,6 +483,8 @@ VERBS: dict[str, Verb] = {
     "reject": Verb(Play.reject, "NODE NODE"),
     "slow": Verb(Play.slow, "NODE NODE SECONDS"),
     "disk": Verb(Play.disk, "NODE [SECONDS]"),
+    "fill": Verb(Play.fill, "NODE"),
+    "empty": Verb(Play.empty, "NODE"),
     "clock": Verb(Play.clock, "NODE RATE"),
     "lose": Verb(Play.lose, "MESSAGE [NUMBER]"),
     "position": Verb(Play.position, "NODE NUMBER"),

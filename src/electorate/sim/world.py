@@ -47,6 +47,8 @@ REDIAL = 0.05
 """Seconds between two attempts to connect."""
 COMMIT = (0.0001, 0.0006)
 """How long a durable commit takes, in seconds."""
+RETRY = 0.1
+"""Seconds until what a full disk has not taken is tried again."""
 SAMPLE = 0.01
 """Availability is sampled once in so many simulated seconds."""
 
@@ -110,6 +112,8 @@ class Host:
         self.life = 0
         """The number of the present process: no other of any host has had it."""
         self.commit_time = COMMIT
+        self.full = False
+        """The disk takes no write."""
         self.committing: list[Record] = []
         self.contends: dict[str, bool] = {}
         self.positions: dict[str, int] = {}
@@ -385,10 +389,14 @@ class Host:
 
     def committed(self, life: int, _: object = None) -> None:
         if life != self.life or self.asleep(self.committed, life, None):
-            return
+            return None
+        if self.full:
+            self.world.note("fault", self.id, None, f"the disk of {self.id} is full")
+            self.do(self.node.stalled(self.clock()))
+            return self.world.after(RETRY, self.committed, life)
         self.write(self.committing)
         self.committing = []
-        self.outbox.saved()
+        return self.outbox.saved()
 
     def write(self, records: list[Record]) -> None:
         for record in records:
