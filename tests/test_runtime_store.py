@@ -134,7 +134,9 @@ def kept(directory: Path, content: bytes) -> bool:
 def test_a_file_that_was_cut_is_damaged(tmp_path: Path, whole: bytes) -> None:
     assert kept(tmp_path, whole)
     lengths = {*range(0, len(whole), 97), *range(0, len(whole), 512), len(whole) - 1}
-    assert [length for length in sorted(lengths) if kept(tmp_path, whole[:length])] == []
+    lossy = [length for length in sorted(lengths) if whole[length:].strip(b"\0")]  # what is zeros is read so
+    assert len(lossy) >= len(lengths) - 1
+    assert [length for length in lossy if kept(tmp_path, whole[:length])] == []
 
 
 def test_no_flipped_byte_changes_a_promise(tmp_path: Path, whole: bytes) -> None:
