@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from electorate.cli.plan import reserved_ports
+from electorate.runtime.control import address
 from electorate.runtime.telemetry import trace_elections
 from tests.runtime_hosts import E, blocked, cluster, in_loop
 
@@ -186,6 +188,32 @@ def test_a_quorum_that_is_lost_is_told_and_why_and_when_it_is_back(tmp_path: Pat
         for way in made.ways("a"):
             assert made.ask("status", *way)["no_quorum"] is None
             assert "node b is connected" in elect(tmp_path, "status", *way).stdout.splitlines()
+
+
+def test_who_cannot_take_calls_says_so_once_and_goes_on_by_itself(tmp_path: Path) -> None:
+    """Whoever calls: another node, somebody on this machine, or over HTTP."""
+    with running(tmp_path) as made:
+        made.leader()
+        pid = made.processes["a"].pid
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+
+        def said(words: str, logger: str) -> int:
+            return sum(f" {logger} calls {words}" in line for line in made.log("a"))
+
+        with address(tmp_path / "electorate-demo-a") as place:
+            here, http = socket.socket(socket.AF_UNIX), socket.socket()
+            with here, http:
+                here.connect(place)
+                http.connect(("127.0.0.1", made.http["a"]))
+                for logger in ("electorate.a", "electorate.a.http"):
+                    until(lambda logger=logger: said("cannot be taken (Too many", logger))  # type: ignore[misc]
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+                for logger in ("electorate.a", "electorate.a.http"):
+                    until(lambda logger=logger: said("are taken again, after", logger))  # type: ignore[misc]
+                    assert said("cannot be taken", logger) == 1
+        for way in made.ways("a"):
+            assert made.ask("status", *way)["node"] == "a"
 
 
 def test_a_store_that_fails_is_told_and_since_when(tmp_path: Path) -> None:

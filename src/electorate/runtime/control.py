@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from electorate.runtime.door import Door
 from electorate.runtime.handover import Wish
 from electorate.runtime.host import Host
 from electorate.version import __version__
@@ -81,11 +82,14 @@ async def control(host: Host) -> AsyncIterator[None]:
         yield
         return
     host.sockets.add(listening)
-    server = await asyncio.start_unix_server(answering.serve, sock=listening, limit=LINE)
+    listening.listen()
+    listening.setblocking(False)
+    door = Door(host.loop, [listening], answering.welcome, host.log, host.counts)
+    door.open()
     try:
         yield
     finally:
-        server.close()
+        door.close()
         host.sockets.discard(listening)
         with suppress(FileNotFoundError):
             if path.stat().st_ino == ours:  # and not of a node that has come after us
@@ -106,10 +110,13 @@ class Answering:
         if self.callers:
             await asyncio.wait(self.callers)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def welcome(self, connection: socket.socket) -> None:
+        task = self.host.loop.create_task(self.serve(connection))
         self.callers.add(task)
+        task.add_done_callback(self.callers.discard)
+
+    async def serve(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_unix_connection(sock=connection, limit=LINE)
         try:
             if len(self.callers) <= CALLERS:
                 await self.answer(reader, writer)
@@ -118,7 +125,6 @@ class Answering:
         except (ConnectionError, TimeoutError, asyncio.CancelledError):
             writer.transport.abort()
         finally:
-            self.callers.discard(task)
             writer.close()
             with suppress(ConnectionError):
                 await writer.wait_closed()

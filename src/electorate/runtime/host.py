@@ -53,13 +53,14 @@ from electorate.runtime.attestation import Testimony
 from electorate.runtime.clock import now
 from electorate.runtime.config import Config, ProofOfDeath
 from electorate.runtime.contact import Contact
+from electorate.runtime.door import Door
 from electorate.runtime.figures import Figures, Refusal, hour
 from electorate.runtime.handover import Handover, Lapsed
 from electorate.runtime.link import Incoming, Link
 from electorate.runtime.names import hindrance, listen
 from electorate.runtime.reasons import who_leads
 from electorate.runtime.secret import Secret
-from electorate.runtime.store import MORE_FILES, TOO_MANY, Conditions, Disk, Store, cure, remedy
+from electorate.runtime.store import Conditions, Disk, Store, cure, remedy
 from electorate.runtime.timers import Timers
 from electorate.runtime.tls import Certificates
 from electorate.runtime.wire import PROTOCOL, Answered, Ask, Greeting, Refused, WireError, Word
@@ -68,9 +69,6 @@ T = TypeVar("T")
 
 STRANGERS = 64
 """So many connections at most may be without a greeting at one time."""
-
-PAUSE = 0.1
-"""Seconds until calls are taken again, after the machine could not take one."""
 
 REASONS = 1000
 """So many different complaints at most are remembered; strangers must not fill the memory."""
@@ -163,6 +161,7 @@ class Host:
         self.listeners: list[socket.socket] = []
         """Where it listens: at each address of its name. A process that holds these too keeps them from
         refusing, and so is not believed dead."""
+        self.door: Door
         self.disk = Disk(f"electorate-{id}-store", self.balks)
         self.trouble: str | None = None
         """Why the store takes no write at present."""
@@ -188,8 +187,6 @@ class Host:
         self.contact = Contact(self)
         self.between_lives = False
         """Another life of this node begins as soon as its store has it: this one speaks to nobody new."""
-        self.untaken = 0
-        """So many attempts to take a call have failed in a row."""
         self.new_node(self.store.load(), self.store.gone())
 
     def wish_to_rejoin(self, rejoin: bool, without: frozenset[NodeId]) -> Rejoin | None:
@@ -266,7 +263,8 @@ class Host:
         addresses = {id: self.config.address(id) for id in self.node.peers}
         self.links = {peer: Link(self, peer, address) for peer, address in addresses.items()}
         fork.running.add(self)
-        self.take_calls()
+        self.door = Door(self.loop, self.listeners, self.welcome, self.log, self.counts)
+        self.door.open()
         try:
             self.begin()
         except ValueError as error:
@@ -310,9 +308,7 @@ class Host:
 
     def refuse_calls(self) -> None:
         """From now on this address refuses, unless another process holds it."""
-        for listener in self.listeners:
-            self.loop.remove_reader(listener)
-            listener.close()
+        self.door.close()
 
     def descriptors(self) -> list[int]:
         """The files and sockets by which this process is this node."""
@@ -893,26 +889,9 @@ class Host:
 
     # --- strangers -----------------------------------------------------------------------------
 
-    def take_call(self, listener: socket.socket) -> None:
+    def welcome(self, connection: socket.socket) -> None:
         """Somebody calls. If there are too many that have not greeted, the oldest of them has to go, so that
         strangers who stay cannot keep a member out."""
-        try:
-            connection, _ = listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            self.untaken += 1
-            self.counts["calls that could not be taken"] += 1
-            if self.untaken == 1:
-                more = f": {MORE_FILES}" if error.errno in TOO_MANY else ""
-                self.log.error("node %s cannot take calls (%s)%s", self.id, error.strerror, more)
-            self.loop.remove_reader(listener)
-            self.loop.call_later(PAUSE, self.take_calls)
-            return
-        if self.untaken:
-            self.log.warning("node %s takes calls again, after %d attempts", self.id, self.untaken)
-            self.untaken = 0
-        connection.setblocking(False)
         if len(self.strangers) >= STRANGERS:
             self.counts["too many strangers"] += 1
             self.figures.refusals["too_many"] += 1
@@ -920,11 +899,6 @@ class Host:
             oldest.settle()
             oldest.abort()
         self.strangers[Incoming(self, connection)] = None
-
-    def take_calls(self) -> None:
-        if not self.stopping:
-            for listener in self.listeners:
-                self.loop.add_reader(listener, self.take_call, listener)
 
     def objection(self, greeting: Greeting) -> Refused | None:
         """Why this greeting is not accepted, or None."""

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from email.utils import formatdate
@@ -20,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from electorate.errors import UserError
+from electorate.runtime.door import Door
 from electorate.runtime.host import Host
 from electorate.runtime.names import hindrance, listen
 from electorate.web import token
@@ -120,15 +122,26 @@ class Server:
         )
         config.load()
         state, waiting = ServerState(), Waiting(self.loop)
-        servers = [
-            await self.loop.create_server(lambda: Connection(config, state, self.log, waiting), sock=listener)
-            for listener in self.listeners
-        ]
+        arriving: set[asyncio.Task[object]] = set()
+
+        def welcome(connection: socket.socket) -> None:
+            protocol = Connection(config, state, self.log, waiting)
+            arriving.add(task := self.loop.create_task(arrive(self.loop, protocol, connection)))
+            task.add_done_callback(arriving.discard)
+
+        door = Door(self.loop, self.listeners, welcome, self.log, Counter())
+        door.open()
         await self.stopping.wait()
         api.close()
-        for server in servers:
-            server.close()
+        door.close()
         await part(state)
+
+
+async def arrive(
+    loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol, connection: socket.socket
+) -> None:
+    with suppress(OSError):  # it has gone already
+        await loop.connect_accepted_socket(lambda: protocol, connection)
 
 
 async def part(state: ServerState) -> None:
