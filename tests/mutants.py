@@ -52,7 +52,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     ),
     "runtime/tls.py": ("security",),
     "runtime/handover.py": ("handover",),
-    "runtime/door.py": ("client",),
+    "runtime/door.py": ("runtime_faults",),
     "leadership": LEADERSHIP,
     "election": LEADERSHIP,
     "election.py": (*LEADERSHIP, "ends"),
