@@ -385,7 +385,7 @@ def test_a_wall_clock_that_jumps_has_no_effect(tmp_path: Path, monkeypatch: pyte
 
 def test_nothing_that_elects_reads_the_wall_clock() -> None:
     """All that it knows of time comes from `clock.now`; a line of the log is stamped, and what is shown of a leader, or of
-    a lost quorum, is since when: all are read by people only. The program that attests a death only sleeps."""
+    a lost quorum, is since when: all are read by people only."""
     package = Path(electorate.__file__).parent
     sources = {
         path: path.read_text("utf-8")
@@ -394,13 +394,11 @@ def test_nothing_that_elects_reads_the_wall_clock() -> None:
     }
     assert len(sources) > 10
     assert {path.name for path, source in sources.items() if {"time", "datetime"} & imports(source)} == {
-        "attestation.py",
         "clock.py",
         "contact.py",
         "logs.py",
         "figures.py",
     }
-    assert set(re.findall(r"\btime\.(\w+)", sources[package / "runtime/attestation.py"])) == {"sleep"}
     clock = sources[package / "runtime/clock.py"]
     assert set(re.findall(r"\btime\.(\w+)", clock)) == {"clock_gettime", "CLOCK_MONOTONIC"}
     assert set(re.findall(r"CLOCK_\w+", clock)) == {
