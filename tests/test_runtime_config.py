@@ -250,8 +250,8 @@ def test_addresses(address: str, parts: tuple[str, int]) -> None:
 SCATTERED = '''
 # a comment with = and [brackets]
 cluster = "demo"
-"elections" = ["""x
-y = 3
+"elections" = ["""x\\
+y = 3\\
 """,
   "z"]
 

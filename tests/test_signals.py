@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,10 @@ from tests.api_nodes import nodes
 
 BOUND = 30.0
 SLEEPER = """
-import sys, time
+import sys, threading, time
 from electorate import sync
 with sync.Node("a", nodes={"a": sys.argv[1]}, data=sys.argv[2]) as node:
-    print("ready", flush=True)
+    threading.Timer(0.5, print, ("asleep",), {"flush": True}).start()
     time.sleep(3600)
 """
 
@@ -58,7 +59,9 @@ def test_who_sleeps_in_the_main_thread_hears_of_sigterm(tmp_path: Path, round: i
         arguments = [sys.executable, "-c", SLEEPER, make.addresses["a"], str(tmp_path / "data")]
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
         try:
-            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+            assert process.stdout is not None and process.stdout.readline() == "asleep\n"
+            while "(sleeping)" not in Path(f"/proc/{process.pid}/task/{process.pid}/status").read_text():
+                time.sleep(0.01)
             for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGCONT):
                 os.kill(process.pid, number)
             assert process.wait(BOUND) == 128 + signal.SIGTERM
