@@ -241,7 +241,7 @@ class Ring(Elector):
         elif self.is_sticky(speaker(message)):
             self.hold(sender, message)
         elif isinstance(message, Coordinator):
-            self.on_coordinator(message)
+            self.on_coordinator(message) if message.visited else self.node.ignore("I do not lead")
         elif message.initiator == self.me and message.serial != self.serial:
             self.node.ignore("an old token of my own")
         elif message.initiator != self.me and self.me in message.visited:
@@ -260,7 +260,7 @@ class Ring(Elector):
             self.wait_for_another()
         elif self.node.now < self.lease:
             self.announce_to(message.initiator)
-        elif isinstance(message, Coordinator):
+        elif isinstance(message, Coordinator) and message.visited:
             self.on_coordinator(message)
 
     def pass_on(self, message: Round, after: NodeId | None = None) -> None:
