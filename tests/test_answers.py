@@ -416,3 +416,26 @@ def test_a_leader_of_an_older_term_is_told_and_not_followed() -> None:
     table.do("a", Node.receive, "c", Lead(E, 4, 0))
     assert [m for _, _, m in table.wire] == [Refuse(E, 4, 5, Reason.OLD_TERM)]
     assert table["a"].node.elections[E].leader == "b"
+
+
+@pytest.mark.parametrize("kind", ["tanenbaum", "chang-roberts", "hirschberg-sinclair"])
+def test_what_comes_home_after_its_time_tells_who_was_there_and_not_who_is(kind: str) -> None:
+    table = on_a_ring(ring=kind)
+    if kind == "hirschberg-sinclair":
+        home: Message = Probe(E, 0, "a", ring(table).serial, 0, 1, True, ("a", "b", "c"))
+    else:
+        home = Token(E, 0, "a", ring(table).serial, ("a", "b", "c"), (("a", 0),))
+    table.now += 60.0
+    table.do("a", Node.receive, "c", home)
+    assert not ring(table).claimed, "it has slept meanwhile"
+    assert table["a"].node.elections[E].promise.term == 0
+
+
+def test_a_question_to_a_leader_is_taken_up_by_nobody_else() -> None:
+    table = on_a_ring()
+    table.wire.clear()
+    table.do("b", Node.receive, "c", Coordinator(E, 7, 0, "c", 1, (), "c", ()))
+    assert table["b"].node.elections[E].promise.term == 0
+    assert table["b"].node.ignored["I do not lead"] == 1
+    table.do("b", Node.receive, "c", Coordinator(E, 7, 0, "c", 2, ("c",), "c", (("c", 1),)))
+    assert table["b"].node.elections[E].promise.backed == "c"

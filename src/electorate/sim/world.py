@@ -289,10 +289,11 @@ class Host:
             self.do(self.node.lost(self.clock(), peer, dead=True))
 
     def judges(self, peer: Host) -> Verdict:
-        """Whether the peer may be who it was when I last met it."""
+        """Whether the peer may be who it was when I last met it, as far as I know when I run."""
         known = self.store.met.get(peer.id)
+        gone = self.node.gone if self.up else self.store.gone
         observes = self.node.kind is Kind.OBSERVER
-        return judge(known, peer.id in self.node.gone, peer.identity(known), observes)
+        return judge(known, peer.id in gone, peer.identity(known), observes)
 
     def identity(self, asked: Start | None) -> Identity:
         """Who I am; of my earlier starts I show the one that is asked for, or another of that number."""
