@@ -77,7 +77,7 @@ class Holder:
 @contextlib.contextmanager
 def answering(listener: socket.socket, witness: Witness) -> Iterator[None]:
     read, write = os.pipe()
-    thread = threading.Thread(target=attest, args=(listener, witness, read, 10 * BOUND))
+    thread = threading.Thread(target=attest, args=([listener], witness, read, 10 * BOUND))
     thread.start()
     try:
         yield
@@ -151,7 +151,7 @@ from electorate.runtime.attestation import Testimony, Witness, attest
 witness = Witness(Testimony(*json.loads(sys.argv[2])))
 foreign = {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names) - {"electorate"}
 assert not {name for name in foreign if not name.startswith("_")}, foreign
-attest(socket.socket(fileno=int(sys.argv[3])), witness, 0, 60.0)
+attest([socket.socket(fileno=int(sys.argv[3]))], witness, 0, 60.0)
 """
 
 
@@ -565,7 +565,7 @@ def test_who_does_not_greet_in_time_is_sent_away(
 
 def test_after_its_time_nobody_answers(listener: socket.socket) -> None:
     read, write = os.pipe()
-    attest(listener, WITNESS, read, 0.05)
+    attest([listener], WITNESS, read, 0.05)
     with caller(listener) as late:
         late.sendall(GREETING)
         late.settimeout(0.1)

@@ -26,6 +26,7 @@ from electorate.runtime.clock import now
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Sequence
 
 CALLERS = 64
 """So many at most are listened to at one time; if there are more, the oldest has to go."""
@@ -109,19 +110,19 @@ def complain(what: str) -> None:
             os.write(2, f"elect: {what}\n".encode())
 
 
-def attest(listener: socket.socket, witness: Witness, stop: int, seconds: float) -> None:
-    """Answer all who greet that this life has ended, until so many seconds have passed, or until something
-    can be read from the descriptor `stop`."""
+def attest(listeners: Sequence[socket.socket], witness: Witness, stop: int, seconds: float) -> None:
+    """Answer all who greet there that this life has ended, until so many seconds have passed, or until
+    something can be read from the descriptor `stop`."""
     witness.refresh()
     until = now() + seconds
-    with Calls(listener, witness) as calls:
+    with Calls(listeners, witness) as calls:
         calls.selector.register(stop, selectors.EVENT_READ)
         while (left := until - now()) > 0:
             for key, _ in calls.selector.select(min(left, calls.patience())):
                 if key.fileobj == stop:
                     return
-                if key.fileobj is listener:
-                    calls.take()
+                if isinstance(key.data, socket.socket):
+                    calls.take(key.data)
                 elif key.data in calls.callers:
                     key.data.go_on()
 
@@ -129,16 +130,17 @@ def attest(listener: socket.socket, witness: Witness, stop: int, seconds: float)
 class Calls:
     """Who calls, and is answered: nobody waits for another."""
 
-    def __init__(self, listener: socket.socket, witness: Witness) -> None:
-        self.listener = listener
+    def __init__(self, listeners: Sequence[socket.socket], witness: Witness) -> None:
+        self.listeners = listeners
         self.witness = witness
         self.selector = selectors.DefaultSelector()
         self.callers: dict[Caller, None] = {}
         """The oldest first."""
 
     def __enter__(self) -> Calls:
-        self.listener.setblocking(False)
-        self.selector.register(self.listener, selectors.EVENT_READ)
+        for listener in self.listeners:
+            listener.setblocking(False)
+            self.selector.register(listener, selectors.EVENT_READ, listener)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,10 +156,10 @@ class Calls:
             oldest.close()
         return PATIENCE
 
-    def take(self) -> None:
+    def take(self, listener: socket.socket) -> None:
         while True:
             try:
-                connection, _ = self.listener.accept()
+                connection, _ = listener.accept()
             except BlockingIOError:
                 return
             except ConnectionAbortedError:
