@@ -84,6 +84,7 @@ class Cluster:
 
     async def start(self, id: str, config: Config | None = None, **options: Any) -> Host:
         host = Host(config or self.config(), id, self.directory / id, **options)
+        host.ward.wanted = False  # which would wait for the end of this very process
         host.observe(lambda kind, what: self.events.append((id, kind, what)))
         self.hosts[id] = host
         await host.start()

@@ -10,27 +10,34 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
 
-from electorate.cli import guardian
 from electorate.cli.bench_run import Line, Stage, attempt, stage
 from electorate.cli.plan import Plan, plan, reserved_ports
+from electorate.cli.witness import __file__ as WITNESS
+from electorate.runtime import guardian
 from electorate.runtime.clock import now
 
 BOUND = 30.0
 PLAN = plan("raft", 3, lease=1.0)
 
 
+def state(pid: int) -> str:
+    """As `ps` shows it; "" if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def gone(pid: int) -> bool:
     """Whether the process has ended (one that waits to be reaped has)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    return state(pid) in ("", "Z")
 
 
 # --- never two at once ------------------------------------------------------------------------------
@@ -42,7 +49,7 @@ def test_never_do_two_commands_run(fault: str) -> None:
         trials = [attempt(made, fault, number) for number in (1, 2)]
         assert [trial.failure for trial in trials] == [None, None]
         assert made.overlaps() == 0
-        assert all((trial.leader == trial.successor) == (fault == "child") for trial in trials)
+        assert all((trial.leader == trial.successor) == (fault in ("child", "guardian")) for trial in trials)
 
 
 def test_a_command_outlives_a_lease_that_is_renewed() -> None:
@@ -200,33 +207,46 @@ def test_what_cannot_be_run_is_said_before_anything_begins(tmp_path: Path) -> No
 
 
 class Ward:
-    """A guardian, and the socket on which we are its `elect`."""
+    """A guardian, and the socket on which we are its node."""
 
-    def __init__(self, grace: float = 0.4, margin: float = 0.2) -> None:
+    def __init__(self, grace: float = 0.4, margin: float = 0.2, cgroup: str = "") -> None:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(BOUND)
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", guardian.__file__, str(theirs.fileno()), str(grace), str(margin)],
-            pass_fds=[theirs.fileno()],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        with socket.socket() as listener, TemporaryFile() as store, TemporaryFile() as lock:
+            held = [each.fileno() for each in (theirs, listener, store, lock)]
+            orders = guardian.Orders(held[0], os.getpid(), [held[1]], held[2], held[3], 0.0)
+            orders = orders._replace(grace=grace, margin=margin, cgroup=cgroup)
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", guardian.__file__, json.dumps(orders._asdict())],
+                pass_fds=held,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
         theirs.close()
         assert self.process.stdout
         self.output = self.process.stdout
+        self.unheard = self.socket.makefile()
+        self.how = self.heard()[1]
 
     def say(self, *words: Any) -> None:
-        self.socket.sendall(json.dumps(words).encode() + b"\n")
+        self.say_all(words)
+
+    def say_all(self, *sentences: Any) -> None:
+        """At once: it hears all of them, or none."""
+        self.socket.sendall(b"".join(json.dumps(words).encode() + b"\n" for words in sentences))
 
     def start(self, script: str, deadline: float) -> None:
-        self.say("start", ["sh", "-c", script], dict(os.environ), deadline)
+        self.say("start", ["sh", "-c", script], dict(os.environ), deadline, 3600)
 
     def heard(self) -> Any:
-        return json.loads(self.socket.recv(1000))
+        return json.loads(self.unheard.readline())
 
     def close(self) -> None:
+        with suppress(BrokenPipeError):
+            self.say("end")
+        self.unheard.close()
         self.socket.close()
-        assert self.process.wait(BOUND) == 0
+        assert self.process.wait(BOUND) in (0, -signal.SIGKILL)
         self.output.close()
 
 
@@ -237,23 +257,27 @@ def ward() -> Iterator[Ward]:
     made.close()
 
 
-def test_at_the_deadline_nothing_is_left(ward: Ward) -> None:
-    deadline = now() + 1.0
-    ward.start("trap 'echo told' TERM; echo up; while :; do sleep 0.01; done", deadline)
+def test_at_the_deadline_nothing_is_left() -> None:
+    ward = Ward(grace=2.5, margin=2.0)
+    ward.start("trap 'echo told' TERM; echo up; while :; do sleep 0.01; done", now() + BOUND)
     assert ward.output.readline() == "up\n"
+    deadline = now() + 3.0
+    ward.say("extend", deadline)
     assert ward.output.readline() == "told\n"
     told = now()
-    assert ward.heard() == ["gone", -signal.SIGKILL]
-    assert deadline - 0.4 <= told, "not before its time"
-    assert deadline - 0.2 <= now() < deadline
+    assert ward.heard() == ["gone", -signal.SIGKILL, True]
+    assert deadline - 2.5 <= told, "not before its time"
+    assert deadline - 2.0 <= now() < deadline
+    ward.close()
 
 
 def test_a_deadline_that_is_put_off_is_none(ward: Ward) -> None:
-    begun = now()
-    ward.start("echo up; read x; sleep 1.2", begun + 1.0)
-    ward.say("extend", begun + BOUND)
-    assert ward.heard() == ["gone", 0]
-    assert now() > begun + 1.0
+    ward.start("echo up; read x; sleep 1.2", now() + BOUND)
+    assert ward.output.readline() == "up\n"
+    deadline = now() + 1.0
+    ward.say_all(["extend", deadline], ["extend", now() + BOUND])
+    assert ward.heard() == ["gone", 0, False]
+    assert now() > deadline
 
 
 def test_a_command_that_does_not_stop_in_its_time_is_killed(ward: Ward) -> None:
@@ -261,20 +285,22 @@ def test_a_command_that_does_not_stop_in_its_time_is_killed(ward: Ward) -> None:
     assert ward.output.readline() == "up\n"
     ward.say("stop", 0.1)
     assert ward.output.readline() == "told\n"
-    assert ward.heard() == ["gone", -signal.SIGKILL]
+    assert ward.heard() == ["gone", -signal.SIGKILL, True]
 
 
 def test_a_guardian_that_was_stopped_kills_when_it_goes_on(ward: Ward) -> None:
     ward.start("trap '' TERM; echo $$; while :; do sleep 0.01; done", now() + BOUND)
     pid = int(ward.output.readline())
-    deadline = now() + 1.0
-    ward.say("extend", deadline)
     ward.process.send_signal(signal.SIGSTOP)
+    while state(ward.process.pid) != "T":
+        time.sleep(0.01)
+    deadline = now() + 0.5
+    ward.say("extend", deadline)
     while now() < deadline:
         time.sleep(0.01)
     assert not gone(pid)
     ward.process.send_signal(signal.SIGCONT)
-    assert ward.heard() == ["gone", -signal.SIGKILL]
+    assert ward.heard() == ["gone", -signal.SIGKILL, True]
 
 
 def test_signals_for_elect_do_not_end_the_guardian(ward: Ward) -> None:
@@ -283,20 +309,20 @@ def test_signals_for_elect_do_not_end_the_guardian(ward: Ward) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         ward.process.send_signal(number)
     ward.say("stop", 60)
-    assert ward.heard() == ["gone", -signal.SIGTERM]
+    assert ward.heard() == ["gone", -signal.SIGTERM, True]
 
 
 def test_the_command_has_none_of_the_guardians_sockets(ward: Ward) -> None:
     ward.start("ls /proc/self/fd | wc -l", now() + BOUND)
     assert ward.output.readline().strip() == "4", "the three standard ones, and that of ls"
-    assert ward.heard() == ["gone", 0]
+    assert ward.heard() == ["gone", 0, False]
 
 
 def test_a_stopped_command_is_ended_too(ward: Ward) -> None:
     ward.start("trap 'exit 9' TERM; echo $$; while :; do sleep 0.01; done", now() + BOUND)
     os.kill(int(ward.output.readline()), signal.SIGSTOP)
     ward.say("stop", 60)
-    assert ward.heard() == ["gone", 9]
+    assert ward.heard() == ["gone", 9, True]
 
 
 def test_the_stage_would_see_an_overlap(tmp_path: Path) -> None:
@@ -308,8 +334,7 @@ def test_the_stage_would_see_an_overlap(tmp_path: Path) -> None:
             made.start("b")
             first = made.until(made.running)
             environ = {**os.environ, "ELECTORATE_TERM": "9", "ELECTORATE_NODE": "x"}
-            witness = Path(guardian.__file__).with_name("witness.py")
-            second = subprocess.Popen([sys.executable, witness, "log", "lock"], cwd=tmp_path, env=environ)
+            second = subprocess.Popen([sys.executable, WITNESS, "log", "lock"], cwd=tmp_path, env=environ)
             made.another(first)
             second.kill()
             second.wait()

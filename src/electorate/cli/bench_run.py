@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from electorate.cli.bench import Summary, Trial, app, print_json, print_summary,
 from electorate.cli.plan import Plan, plan, reserved_ports
 from electorate.errors import UserError
 from electorate.runtime.clock import now
+from electorate.runtime.ward import relieve_all
 
 T = TypeVar("T")
 
@@ -68,6 +70,7 @@ class Stage:
             elect.send_signal(signal.SIGCONT)
             elect.kill()
             elect.wait()
+        asyncio.run(relieve_all(self.directory))
 
     # --- what can be seen from outside --------------------------------------------------------------
 
@@ -141,7 +144,7 @@ def strike(stage: Stage, fault: str, old: Line) -> Line:
     new = stage.another(old)
     if fault == "stop":
         elect.send_signal(signal.SIGCONT)
-    elif fault != "child":
+    elif fault in ("kill", "term"):
         elect.wait()
         stage.start(old.node)
     return new
@@ -172,9 +175,9 @@ def bench_run(
     """How long does no command run after a fault of `elect run`, and do two ever run at once?
 
     The fault befalls the node whose command runs: SIGKILL (kill), SIGSTOP (stop) or SIGTERM (term) of its
-    elect; SIGKILL of the command (child) or of the guardian; or all three are stopped together, and continued
-    when another runs (freeze): then the figure is how long the old command still ran. Exits 1 if two ran at
-    once.
+    elect; SIGKILL of the command (child) or of the guardian, of which neither ends the leadership; or all
+    three are stopped together, and continued when another runs (freeze): then the figure is how long the old
+    command still ran. Exits 1 if two ran at once.
     """
     if fault not in FAULTS:
         raise UserError(f"there is no fault '{fault}'; choose one of {', '.join(FAULTS)}")

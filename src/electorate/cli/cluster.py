@@ -12,9 +12,9 @@ events, never for time to pass: a condition is looked at whenever something was 
     forsaken    the first sign that a leadership has ended: somebody names it no longer, or its
                 lease was given up
 
-Nothing survives the cluster: children are killed and reaped and the directory goes, whatever happened; if
-this very process is killed, the kernel kills the children, those that are stopped too; where it does not,
-each finds its standard input closed and stops.
+Nothing survives the cluster: children are killed and reaped, their guardians relieved, and the directory
+goes, whatever happened; if this very process is killed, the kernel kills the children, those that are stopped
+too; where it does not, each finds its standard input closed and stops.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from electorate.cli.process import Agreed, Event, Node, State
 from electorate.cli.safety import Ledger
 from electorate.errors import UserError
 from electorate.runtime.clock import now
+from electorate.runtime.ward import relieve_all
 
 T = TypeVar("T")
 START_BOUND = 30.0
@@ -128,6 +129,7 @@ class Cluster:
                 node.kill()
             for node in self.nodes.values():
                 await node.gone()
+            await relieve_all(self.path)
         finally:
             self.held.close()
 

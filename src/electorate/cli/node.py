@@ -85,7 +85,7 @@ async def serve(config: Config, id: str, data: Path, options: dict[str, Any], at
         loop.add_signal_handler(number, terminate)
     supervisor = await Supervisor.connect(id, stop) if attach else None
     try:
-        host = Host(config, id, data, **options)
+        host = Host(config, id, data, proof_of_death="attested", **options)
         if supervisor:
             host.observe(supervisor.tell)
         async with running(host):

@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from electorate.cli.guardian import PR_SET_PDEATHSIG, prctl
 from electorate.runtime.clock import now
+from electorate.runtime.tree import PR_SET_PDEATHSIG, prctl
 
 
 class Event(msgspec.Struct, frozen=True):

@@ -2,26 +2,22 @@
 
 The command is started when this node is elected with a lease. While it runs it occupies the leadership: who
 is to take over waits until it has ended. Before the lease can end it is killed, by a guardian that needs
-neither this process nor the network for that.
+neither this process nor the network for that. And whoever leads runs its command, or resigns.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 from enum import StrEnum
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
-from electorate.cli import guardian
 from electorate.cli.node import runner
 from electorate.cli.serve import (
     ConfigOption,
@@ -38,12 +34,12 @@ from electorate.cli.serve import (
     prepare,
     running,
 )
+from electorate.core.model import Role
 from electorate.errors import UserError
 from electorate.runtime.clock import now
 from electorate.runtime.host import Host
+from electorate.runtime.ward import GRACE
 
-GRACE, MARGIN = 0.25, 0.1
-"""The shares of a lease, before its end, at which a command is told to stop, and killed."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds before a command that has ended is started again, at first and at most."""
 FORWARDED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
@@ -82,7 +78,6 @@ def run(
         raise UserError(f"there is no program '{command[0]}' that can be run; see its name and your PATH")
     cluster, directory = prepare(config, id, data, log_format, log_level)
     chosen = election or cluster.elections[0]
-    guardian.adopt_orphans()
     with runner() as loop:
         host = Host(
             cluster,
@@ -92,58 +87,9 @@ def run(
             without=names(without),
             new_members=new_members,
             contends=(chosen,),
+            proof_of_death="attested",
         )
         sys.exit(loop.run(Run(host, chosen, command, restart, stop_timeout).serve()))
-
-
-class Ward(asyncio.Protocol):
-    """The guardian, as `elect` sees it."""
-
-    def __init__(self, run: Run, process: subprocess.Popen[bytes]) -> None:
-        self.run = run
-        self.process = process
-        self.unread = b""
-        self.closing = False
-        self.transport: asyncio.WriteTransport
-
-    @classmethod
-    async def start(cls, run: Run) -> Ward:
-        """Start the guardian, and let it hold what proves that this node lives."""
-        host, lease = run.host, run.host.config.timing.lease
-        ours, theirs = socket.socketpair()
-        listeners = (listener.fileno() for listener in host.listeners)
-        held = (theirs.fileno(), *listeners, host.store.lock)
-        arguments = [str(theirs.fileno()), str(GRACE * lease), str(MARGIN * lease), *map(str, held[1:])]
-        process = subprocess.Popen(  # noqa: ASYNC220 (to fork and go on is all it does)
-            [sys.executable, "-I", "-S", guardian.__file__, *arguments],
-            stdin=subprocess.DEVNULL,
-            pass_fds=held,
-            start_new_session=True,
-        )
-        theirs.close()
-        _, ward = await asyncio.get_running_loop().create_connection(lambda: cls(run, process), sock=ours)
-        return ward
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.WriteTransport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        *lines, self.unread = (self.unread + data).split(b"\n")
-        for line in lines:
-            _, code = json.loads(line)
-            self.run.ended(code)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self.closing:
-            self.run.guardian_is_gone()
-
-    def say(self, *words: object) -> None:
-        self.transport.write(json.dumps(words).encode() + b"\n")
-
-    def close(self) -> None:
-        """The node has stopped: the guardian has nothing to hold any more."""
-        self.closing = True
-        self.transport.close()
 
 
 class Run:
@@ -158,13 +104,17 @@ class Run:
         self.restart = restart
         self.stop_timeout = stop_timeout
         self.log = logging.getLogger(f"electorate.{host.id}")
-        self.ward: Ward | None = None
+        self.ward = host.ward
+        self.ward.take(self)
         self.running = False
         """The guardian has been told to start the command, and has not said that it is gone."""
         self.told = False
         """It has been told to stop."""
         self.pause = FIRST_PAUSE
         self.again: asyncio.TimerHandle | None = None
+        """When it is to be started again, after it has ended by itself."""
+        self.idle: asyncio.TimerHandle | None = None
+        """When I shall have led for a lease without running it."""
         self.code: int | None = None
         """With this exit code `elect` is to end, once the command has."""
         self.over: asyncio.Future[int]
@@ -175,17 +125,12 @@ class Run:
         self.over = loop.create_future()
         self.host.observe(self.observe, "view", "lease", "failed")
         async with running(self.host):
-            self.ward = await Ward.start(self)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.terminate)
             for number in FORWARDED:
                 loop.add_signal_handler(number, self.ward.say, "forward", number)
             self.consider()
-            code = await self.over
-        self.ward.close()
-        await asyncio.sleep(0)
-        self.ward.process.wait()
-        return code
+            return await self.over
 
     # --- what happens to the leadership -------------------------------------------------------------
 
@@ -193,10 +138,15 @@ class Run:
         if kind == "failed":
             self.leave(1)
         elif what.get("election") == self.election:
-            if kind == "lease" and self.running and self.ward and what["until"] is not None:
-                self.ward.say("extend", what["until"])
-            elif kind == "view":
+            if kind == "lease" and self.running and what["until"] is not None:
+                self.ward.extend(what["until"])
+            else:
                 self.host.loop.call_soon(self.consider)
+
+    @property
+    def leads(self) -> bool:
+        view = self.host.view(self.election)
+        return view is not None and view.role is Role.LEADER
 
     @property
     def lasts(self) -> bool:
@@ -209,14 +159,30 @@ class Run:
         """Start the command, or stop it, if that is due."""
         if self.running and not self.lasts:
             self.stop()
-        elif self.lasts and not (self.running or self.again or self.code is not None):
+        elif self.lasts and self.ward.able and not (self.running or self.again or self.code is not None):
             self.start()
+        if self.running or not self.leads:
+            if self.idle:
+                self.idle.cancel()
+            self.idle = None
+        elif not self.idle:
+            self.idle = self.host.loop.call_later(self.host.config.timing.lease, self.give_up)
+
+    def give_up(self) -> None:
+        """I have led for a lease and run nothing: let another try, for as long as I would not."""
+        self.idle = None
+        if self.code is None:
+            loop, lease = self.host.loop, self.host.config.timing.lease
+            seconds = max(lease, self.again.when() - loop.time() if self.again else 0.0)
+            self.log.warning(
+                "%s: leading, and not running %s: resigning for %.1f s",
+                self.election,
+                self.command[0],
+                seconds,
+            )
+            self.host.resign(self.election, seconds)
 
     def start(self) -> None:
-        assert self.ward is not None
-        self.again = None
-        if not self.lasts:
-            return
         self.host.occupy(self.election)
         term, _ = self.host.tenure(self.election)
         environment = {
@@ -228,23 +194,24 @@ class Run:
         self.running, self.told = True, False
         self.started = now()
         self.log.info("%s: starting %s, term %d", self.election, self.command[0], term)
-        self.ward.say("start", self.command, environment, self.host.lease(self.election))
+        self.ward.command(self.command, environment, self.host.lease(self.election), self.stop_timeout)
 
     def stop(self) -> None:
         """Tell the command to stop; it is given its time, as long as the lease goes on."""
-        if self.ward and not self.told:
+        if not self.told:
             self.told = True
             self.log.info("%s: stopping %s", self.election, self.command[0])
-            self.ward.say("stop", self.stop_timeout)
+            self.ward.stop(self.stop_timeout)
 
     # --- what happens to the command ----------------------------------------------------------------
 
-    def ended(self, code: int) -> None:
-        """Nothing is left of the command: now another may lead."""
+    def ended(self, code: int, told: bool) -> None:
+        """Nothing is left of the command: now another may lead. If it was told to stop because the lease
+        nearly ended, and I lead all the same, it is begun again, in the same term: no other has led."""
         self.running = False
         how = f"exit code {code}" if code >= 0 else f"signal {-code}"
         self.log.info("%s: %s has ended, %s", self.election, self.command[0], how)
-        lost = self.told or not self.lasts
+        lost = told or self.told or not self.lasts
         self.host.vacate(self.election)
         if self.code is not None:
             self.over.set_result(self.code)
@@ -256,23 +223,24 @@ class Run:
         else:
             if now() - self.started > 10 * self.pause:
                 self.pause = FIRST_PAUSE
-            self.again = self.host.loop.call_later(self.pause, self.start)
+            self.again = self.host.loop.call_later(self.pause, self.try_again)
             self.pause = min(2 * self.pause, LONGEST_PAUSE)
+            self.consider()
 
-    def guardian_is_gone(self) -> None:
-        """The command dies with it; see to all that it has left, before another may lead."""
-        self.log.error("the guardian of %s was killed: ending", self.command[0])
-        guardian.destroy()
-        if self.running:
-            self.ended(-signal.SIGKILL)
-        self.leave(1)
+    def try_again(self) -> None:
+        self.again = None
+        self.consider()
+
+    def guarded(self) -> None:
+        """There is a guardian again, and so there may be a command."""
+        self.consider()
 
     # --- the end --------------------------------------------------------------------------------------
 
     def terminate(self) -> None:
         """SIGTERM or SIGINT: end the command politely, the second time at once."""
-        if self.code is not None and self.ward:
-            self.ward.say("stop", 0)
+        if self.code is not None:
+            self.ward.stop(0)
         self.leave(0)
 
     def leave(self, code: int) -> None:

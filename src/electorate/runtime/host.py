@@ -8,6 +8,7 @@ node can promise nothing, so it gives up what it leads.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections import Counter
@@ -63,12 +64,16 @@ from electorate.runtime.secret import Secret
 from electorate.runtime.store import Conditions, Disk, Store, cure, remedy
 from electorate.runtime.timers import Timers
 from electorate.runtime.tls import Certificates
+from electorate.runtime.ward import ATTESTED, Ward
 from electorate.runtime.wire import PROTOCOL, Answered, Ask, Greeting, Refused, WireError, Word
 
 T = TypeVar("T")
 
 STRANGERS = 64
 """So many connections at most may be without a greeting at one time."""
+
+LONGEST_WAIT, LOOK = 10.0, 0.1
+"""Seconds until an address is free, at most, and between two attempts to have it."""
 
 REASONS = 1000
 """So many different complaints at most are remembered; strangers must not fill the memory."""
@@ -187,6 +192,7 @@ class Host:
         self.contact = Contact(self)
         self.between_lives = False
         """Another life of this node begins as soon as its store has it: this one speaks to nobody new."""
+        self.ward = Ward(self)
         self.new_node(self.store.load(), self.store.gone())
 
     def wish_to_rejoin(self, rejoin: bool, without: frozenset[NodeId]) -> Rejoin | None:
@@ -249,17 +255,17 @@ class Host:
         self.loop = asyncio.get_running_loop()
         self.failed = self.loop.create_future()
         self.handover = Handover(self)
-        key, host, port = self.config.listens(self.id)
         try:
-            self.listeners = await listen(host, port, key, self.log)
-        except OSError as error:
-            self.close_store()
-            why = hindrance(error, key, port)
-            raise UserError(f"node {self.id} cannot listen on {host}:{port}: {why}") from None
-        except asyncio.CancelledError:
+            await self.ward.relieve()
+            await self.listen()
+            self.config = self.config.listening(self.id, self.listeners[0].getsockname()[1])
+            await self.ward.start()
+        except (UserError, asyncio.CancelledError):
+            for listener in self.listeners:
+                listener.close()
+            self.ward.release()
             self.close_store()
             raise
-        self.config = self.config.listening(self.id, self.listeners[0].getsockname()[1])
         addresses = {id: self.config.address(id) for id in self.node.peers}
         self.links = {peer: Link(self, peer, address) for peer, address in addresses.items()}
         fork.running.add(self)
@@ -275,6 +281,20 @@ class Host:
         self.tell(
             "ready", {"address": self.config.nodes[self.id].address, "incarnation": self.node.incarnation}
         )
+
+    async def listen(self) -> None:
+        """Where the others dial. A guardian whose data directory was moved away holds that for some leases
+        yet. Raises `UserError`."""
+        key, host, port = self.config.listens(self.id)
+        patience = now() + min(ATTESTED * self.config.timing.lease, LONGEST_WAIT)
+        while not self.listeners:
+            try:
+                self.listeners = await listen(host, port, key, self.log)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or now() > patience:
+                    why = hindrance(error, key, port)
+                    raise UserError(f"node {self.id} cannot listen on {host}:{port}: {why}") from None
+                await asyncio.sleep(LOOK)
 
     def begin(self) -> None:
         self.do(self.node.start(now()))
@@ -304,6 +324,7 @@ class Host:
             incoming.abort()
         await asyncio.sleep(0)
         fork.running.discard(self)
+        await self.ward.close()
         await self.leave_store()
 
     def refuse_calls(self) -> None:
@@ -316,7 +337,8 @@ class Host:
         outgoing = [link.outgoing.transport for link in self.links.values() if link.outgoing]
         dialled = [transport.get_extra_info("socket") for transport in outgoing]
         sockets = [*self.listeners, *self.sockets, *taken, *dialled]
-        return [self.store.lock, *(socket.fileno() for socket in sockets if socket.fileno() >= 0)]
+        held = [self.store.lock, *self.ward.descriptors()]
+        return [*held, *(socket.fileno() for socket in sockets if socket.fileno() >= 0)]
 
     async def handed_over(self, elections: tuple[str, ...]) -> None:
         """Stay as a voter until another leads what this node led: not for long, unless an heir that a user

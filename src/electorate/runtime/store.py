@@ -20,8 +20,10 @@ import fcntl
 import os
 import queue
 import random
+import select
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -37,6 +39,7 @@ from electorate.core.configuration import Voters
 from electorate.core.identity import Rejoin, Start
 from electorate.core.model import Forget, Gone, NodeId, Promise, Record
 from electorate.errors import InUse, UserError
+from electorate.runtime.clock import now
 
 T = TypeVar("T")
 
@@ -74,6 +77,8 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 TOO_MANY = {errno.EMFILE, errno.ENFILE}
 MORE_FILES = "let this process open more files (ulimit -n, LimitNOFILE=), or find out what holds so many open"
 
+REMAINS = 10.0
+"""Seconds for the guardian of a process that has ended."""
 PATIENCE = 60.0
 """Seconds to wait for another program that has locked the file, such as a backup: a stall, not a failure."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
@@ -476,20 +481,45 @@ def cause(error: BaseException) -> BaseException:
 
 
 def lock(directory: Path) -> int:
-    """Lock the directory for this process; the kernel frees it when the process ends, however it ends."""
+    """Lock the directory for this process; the kernel frees it when the process ends, however it ends. Its
+    guardian holds it as well, until nothing is left of what it has begun; for that there is some time."""
     descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    until = now() + REMAINS
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while not is_locked(descriptor):
+            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+            if now() > until or not has_ended(holder):
+                raise InUse(
+                    f"data directory {directory} is in use by process {holder or 'unknown'}: stop it, or give"
+                    " each process an id and a directory of its own"
+                )
+            time.sleep(0.005)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        raise InUse(
-            f"data directory {directory} is in use by process {holder}: stop it, or give each process an id"
-            " and a directory of its own"
-        ) from None
-    except OSError:
+    except (InUse, OSError):
         os.close(descriptor)
         raise
     return descriptor
+
+
+def is_locked(descriptor: int) -> bool:
+    """Whether this process has locked the file, now at the latest."""
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def has_ended(pid: str) -> bool:
+    """Whether there was this process, and it can do nothing any more."""
+    try:
+        os.kill(int(pid), 0)
+        process = os.pidfd_open(int(pid))
+    except (ValueError, PermissionError, AttributeError):
+        return False
+    except OSError:
+        return True
+    try:
+        return bool(select.select([process], [], [], 0)[0])
+    finally:
+        os.close(process)
