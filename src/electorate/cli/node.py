@@ -15,6 +15,7 @@ from typing import Annotated, Any, TextIO
 import msgspec
 import typer
 
+from electorate.cli.first import leave_first
 from electorate.cli.serve import (
     ConfigOption,
     DataOption,
@@ -51,6 +52,7 @@ def node(
 
     Exit code 0: it was told to stop. 1: its store is damaged. 2: it could not start.
     """
+    leave_first()
     if attach and log_level is LogLevel.INFO:
         log_level = LogLevel.WARNING
     cluster, directory = prepare(config, id, data, log_format, log_level)

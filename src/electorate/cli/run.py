@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from electorate.cli.first import leave_first
 from electorate.cli.node import runner
 from electorate.cli.serve import (
     ConfigOption,
@@ -74,6 +75,7 @@ def run(
     SIGWINCH are passed on. Exits with CMD's code (128 + n if signal n ended it) when CMD has ended and is not
     to be started again; with 0 when told to stop.
     """
+    leave_first()
     if not shutil.which(command[0]):
         raise UserError(f"there is no program '{command[0]}' that can be run; see its name and your PATH")
     cluster, directory = prepare(config, id, data, log_format, log_level)
