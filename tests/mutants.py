@@ -60,7 +60,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "work": (*LEADERSHIP, "counted_work"),
     "runtime/config.py": ("runtime_config",),
     "runtime/guardian.py": ("guardian", "ward"),
-    "runtime/ward.py": ("guardian", "ward"),
+    "runtime/ward.py": ("guardian", "ward", "signals"),
     "runtime/tree.py": ("ward",),
     "web": ("web_fitness", "web_limits", "web_commands", "web_events", "web_metrics", "web_questions"),
     "cli": ("guardian",),

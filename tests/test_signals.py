@@ -68,3 +68,11 @@ def test_who_sleeps_in_the_main_thread_hears_of_sigterm(tmp_path: Path, round: i
         finally:
             process.kill()
             process.communicate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells")
+def test_a_guardian_takes_the_signal_by_which_it_is_relieved(tmp_path: Path) -> None:
+    with nodes(tmp_path, "a", proof_of_death="attested") as make, Node("a", **make.arguments("a")) as node:
+        ward = node._node.host.ward
+        assert ward.process is not None
+        assert not {signal.SIGUSR1, signal.SIGTERM} & blocked(Path(f"/proc/{ward.process.pid}"))

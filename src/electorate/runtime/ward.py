@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from electorate import signals
 from electorate.core.model import NodeId
 from electorate.errors import UserError
 from electorate.runtime import guardian
@@ -207,13 +208,14 @@ class Ward:
             self.tree.cgroup,
         )
         try:
-            self.process = subprocess.Popen(  # noqa: ASYNC220 (to fork and go on is all it does)
-                [sys.executable, "-I", "-S", guardian.__file__, json.dumps(orders._asdict())],
-                stdin=subprocess.DEVNULL,
-                stdout=None if self.work else subprocess.DEVNULL,
-                pass_fds=(orders.control, *orders.listeners, orders.store, orders.lock),
-                start_new_session=True,
-            )
+            with signals.as_the_user():
+                self.process = subprocess.Popen(  # noqa: ASYNC220 (to fork and go on is all it does)
+                    [sys.executable, "-I", "-S", guardian.__file__, json.dumps(orders._asdict())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=None if self.work else subprocess.DEVNULL,
+                    pass_fds=(orders.control, *orders.listeners, orders.store, orders.lock),
+                    start_new_session=True,
+                )
         except OSError as error:
             ours.close()
             why = f"{sys.executable}: {error.strerror}"
