@@ -544,3 +544,48 @@ def test_whoever_leads_runs_its_command(tmp_path: Path) -> None:
                 witness.kill()
                 witness.wait()
             asyncio.run(relieve_all(tmp_path))
+
+
+BLIND = """
+import os, resource, signal, sys, time
+from electorate.runtime.tree import Tree
+
+tree = Tree(sys.argv[1])
+print(tree.take_root(), flush=True)
+if not os.fork():
+    tree.enter()
+    os.setsid()
+    if daemon := os.fork():
+        print(daemon, flush=True)
+        os._exit(0)
+    time.sleep(1000)
+os.wait()
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+tree.destroy()
+print("nothing is left", flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["cgroup", "children"])
+def test_what_a_command_has_left_is_ended_by_who_can_open_no_file(tmp_path: Path, how: str) -> None:
+    """Who cannot look must not take that for nothing left."""
+    directory = f"{own_cgroup()}/electorate-test-{os.getpid()}" if how == "cgroup" else ""
+    process = subprocess.Popen([sys.executable, "-c", BLIND, directory], stdout=subprocess.PIPE, text=True)
+    try:
+        output, _ = process.communicate(timeout=BOUND)
+    finally:
+        process.kill()
+        if directory and Path(directory).exists():
+            Path(directory).rmdir()
+    found, daemon, left = output.splitlines()
+    if found != how:
+        pytest.skip(f"{how} cannot be had here")
+    assert left == "nothing is left"
+    assert gone(int(daemon))
+
+
+def test_who_cannot_be_seen_may_be_there() -> None:
+    tree = Tree("/nowhere")
+    with Path(os.devnull).open("wb") as null:
+        tree.events = null.fileno()
+        assert tree.populated, "it cannot be read: it is not open for that"

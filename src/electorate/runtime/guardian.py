@@ -36,7 +36,7 @@ if __name__ == "__main__":  # a program of its own, which finds the others by it
 
 from electorate.runtime.attestation import Testimony, Witness, attest
 from electorate.runtime.clock import now
-from electorate.runtime.tree import PR_SET_PDEATHSIG, Tree, adopt_orphans, prctl
+from electorate.runtime.tree import PR_SET_PDEATHSIG, Tree, prctl
 
 CLOCK_BOOTTIME, TFD_TIMER_ABSTIME = 7, 1
 NEVER = float("inf")
@@ -113,9 +113,7 @@ class Guardian:
 
     def run(self) -> NoReturn:
         os.pwrite(self.orders.lock, b"%-20d" % os.getpid(), 0)
-        how = "children" if adopt_orphans() else ""
-        if self.tree.cgroup:
-            how = "cgroup" if self.tree.plant() else how
+        how = self.tree.take_root()
         self.signalled, write = os.pipe()
         os.set_blocking(self.signalled, False)
         os.set_blocking(write, False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -26,20 +27,8 @@ def prctl(option: int, value: int) -> bool:
 
 
 def adopt_orphans() -> bool:
-    """From now on a descendant whose parent dies becomes my child. Returns whether that, too, can be seen."""
-    return prctl(PR_SET_CHILD_SUBREAPER, 1) and children() is not None
-
-
-def children() -> list[int] | None:
-    """The processes whose parent I am; None if nobody tells."""
-    me = os.getpid()
-    try:
-        if os.readlink("/proc/self") != str(me):  # noqa: PTH115 (pathlib is slow to import)
-            return None  # that of another namespace, where numbers mean others
-        with open(f"/proc/self/task/{me}/children") as file:  # noqa: PTH123
-            return [int(pid) for pid in file.read().split()]
-    except OSError:
-        return None
+    """From now on a descendant whose parent dies becomes my child."""
+    return prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def own_cgroup() -> str | None:
@@ -55,15 +44,37 @@ def own_cgroup() -> str | None:
 
 
 class Tree:
-    """What has been begun by one command after the other."""
+    """What has been begun by one command after the other. What tells of it, and ends it, is opened before the
+    first one: later, nothing may be left to open a file with."""
 
     def __init__(self, cgroup: str = "") -> None:
         self.cgroup = cgroup
         """The directory of a control group of its own; "" if there is none."""
+        self.listing = self.kill = self.events = -1
+        """Files: my children, and two of the control group."""
         self.group = 0
         """The command, which leads a process group; 0 while there is none."""
         self.ended: dict[int, int] = {}
         """Those that were reaped: process and exit code, or -n for signal n."""
+
+    def take_root(self) -> str:
+        """Begin to adopt. Returns by what all will be found: "cgroup", "children", or "" if by nothing."""
+        seen = adopt_orphans() and self.see_children()
+        if self.cgroup and self.plant():
+            return "cgroup"
+        return "children" if seen else ""
+
+    def see_children(self) -> bool:
+        """Whether somebody tells who my children are."""
+        me = os.getpid()
+        try:
+            if os.readlink("/proc/self") != str(me):  # noqa: PTH115 (pathlib is slow to import)
+                return False  # that of another namespace, where numbers mean others
+            if self.listing < 0:
+                self.listing = os.open(f"/proc/self/task/{me}/children", os.O_RDONLY)
+        except OSError:
+            return False
+        return True
 
     # --- the control group ------------------------------------------------------------------------
 
@@ -73,7 +84,8 @@ class Tree:
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self.cgroup)  # noqa: PTH102
-            self.write("cgroup.kill")
+            self.grasp()
+            os.write(self.kill, b"1")
         except OSError:
             self.uproot()
             return False
@@ -88,34 +100,44 @@ class Tree:
             self.uproot()
         return entered
 
+    def grasp(self) -> None:
+        """Hold what ends it. Raises `OSError`."""
+        self.let_go()
+        self.kill = os.open(f"{self.cgroup}/cgroup.kill", os.O_WRONLY)
+        self.events = os.open(f"{self.cgroup}/cgroup.events", os.O_RDONLY)
+
+    def let_go(self) -> None:
+        for descriptor in (self.kill, self.events):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.kill = self.events = -1
+
     def enter(self) -> None:
         """This process, and all that it will begin, belong to it. Raises `OSError`."""
         if self.cgroup:
-            self.write("cgroup.procs", "0")
+            descriptor = os.open(f"{self.cgroup}/cgroup.procs", os.O_WRONLY)
+            try:
+                os.write(descriptor, b"0")
+            finally:
+                os.close(descriptor)
 
     def uproot(self) -> None:
         """It is used no more."""
+        self.let_go()
         if self.cgroup:
             with contextlib.suppress(OSError):
                 os.rmdir(self.cgroup)  # noqa: PTH106
         self.cgroup = ""
 
-    def write(self, name: str, value: str = "1") -> None:
-        descriptor = os.open(f"{self.cgroup}/{name}", os.O_WRONLY)
-        try:
-            os.write(descriptor, value.encode())
-        finally:
-            os.close(descriptor)
-
     @property
     def populated(self) -> bool:
-        if not self.cgroup:
+        """Whether somebody is in it, as far as I know."""
+        if self.events < 0:
             return False
         try:
-            with open(f"{self.cgroup}/cgroup.events") as file:  # noqa: PTH123
-                return "populated 1" in file.read()
-        except OSError:
-            return False
+            return b"populated 1" in os.pread(self.events, 4096, 0)
+        except OSError as error:
+            return error.errno != errno.ENODEV
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -127,19 +149,26 @@ class Tree:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def strike(self) -> bool:
-        """Kill all that is there, and each child of mine. Returns whether nothing is left."""
+        """Kill all that is there, and each child of mine. Returns whether nothing is left: who cannot be seen
+        now may be there."""
         if self.group:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.group, signal.SIGKILL)
-        if self.cgroup:
-            with contextlib.suppress(FileNotFoundError):
-                self.write("cgroup.kill")
-        mine = children()
-        for pid in mine or ():
+        if self.kill >= 0:
+            with contextlib.suppress(OSError):  # whoever is left is waited for
+                os.write(self.kill, b"1")
+        for pid in self.children():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         populated = self.populated
-        return (self.reap() or mine is None) and not populated
+        return self.reap() and not populated
+
+    def children(self) -> list[int]:
+        """Those of mine that can be seen."""
+        try:
+            return [int(pid) for pid in os.pread(self.listing, 1 << 16, 0).split()]
+        except OSError:
+            return []
 
     def reap(self) -> bool:
         """Note who has ended. Returns whether I have no child any more."""

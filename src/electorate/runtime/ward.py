@@ -130,6 +130,7 @@ class Ward:
         """There will be commands: whatever outlives the guardian is to become a child of this process."""
         self.work, self.wanted = work, True
         adopt_orphans()
+        self.tree.see_children()
         if parent := own_cgroup():
             directory = self.directory.stat()
             self.tree.cgroup = f"{parent}/electorate-{directory.st_dev}-{directory.st_ino}"
@@ -170,6 +171,11 @@ class Ward:
                 " control group (in a cgroup v2 that it may write to) nor see its children (in a /proc of its"
                 " own): give it one of the two"
             )
+        try:
+            self.tree.grasp() if how == "cgroup" else self.tree.let_go()
+        except OSError as error:
+            self.discard(connection)
+            raise UserError(f"{self.name} cannot be watched: {error.strerror}") from None
         self.connection, self.ready_at = connection, now()
         self.testify("testimony", {})
 

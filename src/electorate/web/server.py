@@ -103,6 +103,8 @@ class Server:
                 runner.run(self.serve())
         except Exception:
             self.log.exception("HTTP has failed: this node can be asked no more")
+            for listener in self.listeners:
+                listener.close()  # who calls is refused, and need not wait for an answer
         finally:
             with suppress(RuntimeError):  # nobody waits any more
                 self.host.loop.call_soon_threadsafe(self.ended.set_result, None)
