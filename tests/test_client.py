@@ -440,6 +440,15 @@ def test_the_help_of_a_node_fits_on_a_screen(tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) <= 24
 
 
+def test_help_leaves_out_nothing_that_it_was_to_say(tmp_path: Path) -> None:
+    """A word in brackets is taken for markup by what prints the help, and lost."""
+    for command in ("node", "run", "status", "leader", "watch", "transfer", "sim", "check", "torture"):
+        done = elect(tmp_path, command, "--help", COLUMNS="200", TERMINAL_WIDTH="200")
+        assert done.returncode == 0
+        assert " ." not in done.stdout, command
+    assert "[default: 0" not in elect(tmp_path, "sim", "--help").stdout
+
+
 # --- the log ----------------------------------------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ ALGORITHMS = ("bully", "ring", "raft", "zab")
 def check(
     algorithm: Annotated[str, typer.Argument(help="bully, ring, raft or zab.")] = "",
     nodes: Annotated[int, typer.Option(help="How many nodes.")] = 3,
-    contenders: Annotated[str, typer.Option(help="Who wants to lead, such as b,c [all].")] = "",
+    contenders: Annotated[str, typer.Option(help="Who wants to lead, such as b,c (default: all).")] = "",
     elections: Annotated[int, typer.Option(min=1, help="How many elections at once.")] = 1,
     crashes: Annotated[int, typer.Option(help="So many crashes.")] = 0,
     drops: Annotated[int, typer.Option(help="So many lost messages.")] = 0,
@@ -58,8 +58,12 @@ def check(
     ] = "",
     breadth: Annotated[bool, typer.Option("--bfs", help="Breadth first: the shortest way.")] = False,
     depth: Annotated[bool, typer.Option("--dfs", help="Depth first.")] = False,
-    walks: Annotated[int, typer.Option("--random", help="So many random walks, on all cores.")] = 0,
-    limit: Annotated[int, typer.Option(help="Stop after so many states [0: when all are seen].")] = 0,
+    walks: Annotated[
+        int, typer.Option("--random", show_default=False, help="So many random walks, on all cores.")
+    ] = 0,
+    limit: Annotated[
+        int, typer.Option(show_default=False, help="Stop after so many states (default: when all are seen).")
+    ] = 0,
     all_orders: Annotated[bool, typer.Option("--no-reduction", help="Try also orders that commute.")] = False,
     save: Annotated[
         Path | None, typer.Option(help="If interrupted or at the limit: write this file.")

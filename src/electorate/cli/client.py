@@ -44,7 +44,9 @@ DataOption = Annotated[
 ]
 UrlOption = Annotated[str | None, typer.Option("--url", help="Its HTTP, such as http://10.0.0.1:8400.")]
 TokenOption = Annotated[Path | None, typer.Option("--token-file", help="The token that commands over HTTP.")]
-ElectionOption = Annotated[str | None, typer.Option("--election", help="Which [the first of the file].")]
+ElectionOption = Annotated[
+    str | None, typer.Option("--election", help="Which election (default: the first of the file).")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
 TimeoutOption = Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")]
 
@@ -150,7 +152,8 @@ class OverHttp:
             if error.code == 503 and path.startswith("/leader"):
                 return error  # it does not lead, but says who does
             with error:
-                raise Refused(reason(error)) from None
+                hint = "; give it by --token-file" if error.code == 401 and not self.token else ""
+                raise Refused(reason(error) + hint) from None
         except (OSError, http.client.HTTPException) as error:
             why = getattr(error, "reason", None) or str(error) or f"not in {self.timeout:g} s"
             raise Unreachable(f"no node answers at {self.url}: {why}") from None
@@ -280,7 +283,9 @@ def since(seconds: float | None) -> str:
 
 
 def leader(
-    election: Annotated[str | None, typer.Argument(help="Which [the first of the file].")] = None,
+    election: Annotated[
+        str | None, typer.Argument(help="Which election (default: the first of the file).")
+    ] = None,
     data: DataOption = None,
     config: ConfigOption = None,
     id: IdOption = None,
@@ -356,7 +361,9 @@ def resign(
     token_file: TokenOption = None,
     timeout: TimeoutOption = 10.0,
     as_json: JsonOption = False,
-    seconds: Annotated[float, typer.Option(help="Nor let that one contend for so long.")] = 0.0,
+    seconds: Annotated[
+        float, typer.Option(show_default=False, help="Nor let that one contend for so long.")
+    ] = 0.0,
 ) -> None:
     """Let the leader hand over to whoever is next, and say who leads then.
 

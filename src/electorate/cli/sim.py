@@ -38,12 +38,22 @@ def sim(
         str, typer.Argument(help="bully, ring (any of the three), raft, zab, or a ring by its name.")
     ] = "raft",
     nodes: Annotated[
-        int, typer.Option(min=0, max=2000, help="How many nodes (default: 5; in a storm, drawn).")
+        int,
+        typer.Option(
+            min=0, max=2000, show_default=False, help="How many nodes (default: 5; in a storm, drawn)."
+        ),
     ] = 0,
     seed: Annotated[int, typer.Option(help="One number decides everything that is random.")] = 1,
-    seeds: Annotated[int, typer.Option(min=0, help="Run so many seeds, from --seed on, on all cores.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(min=0, show_default=False, help="Run so many seeds, from --seed on, on all cores.")
+    ] = 0,
     faults: Annotated[str, typer.Option(help="calm, or a storm: rough or hostile.")] = "calm",
-    seconds: Annotated[float, typer.Option("--for", min=0.0, help="Simulated seconds.")] = 0.0,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            "--for", min=0.0, show_default=False, help="Simulated seconds (default: 2; in a storm, 20)."
+        ),
+    ] = 0.0,
     quorum: Annotated[
         str,
         typer.Option(

@@ -47,7 +47,7 @@ def torture(
     nodes: Annotated[int, typer.Option(help="how many hosts")] = 5,
     minutes: Annotated[float, typer.Option(help="how long it lasts")] = 1.0,
     elections: Annotated[int, typer.Option(help="how many elections the nodes hold")] = 1,
-    seed: Annotated[int | None, typer.Option(help="decides what happens when [drawn]")] = None,
+    seed: Annotated[int | None, typer.Option(help="decides what happens when (default: drawn)")] = None,
     schedule: Annotated[Path | None, typer.Option(help="a schedule to carry out, instead of a seed")] = None,
     show: Annotated[bool, typer.Option("--show", help="print the schedule as JSON, and do nothing")] = False,
     report_file: Annotated[Path | None, typer.Option("--report", help="write an HTML report")] = None,
