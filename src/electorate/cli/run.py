@@ -58,9 +58,11 @@ def run(
     command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="What to run on the leader.")],
     config: ConfigOption,
     id: IdOption,
-    election: Annotated[str | None, typer.Option(help="Which election [the first of the file].")] = None,
+    election: Annotated[
+        str | None, typer.Option(help="Which election (default: the first of the file).")
+    ] = None,
     restart: Annotated[Restart, typer.Option(help="Start it again when it has ended.")] = Restart.ON_FAILURE,
-    stop_timeout: Annotated[float, typer.Option(help="Seconds from SIGTERM to SIGKILL.")] = 10.0,
+    stop_timeout: Annotated[float, typer.Option(min=0.0, help="Seconds from SIGTERM to SIGKILL.")] = 10.0,
     data: DataOption = None,
     rejoin: RejoinOption = False,
     without: WithoutOption = "",
