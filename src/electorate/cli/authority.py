@@ -57,8 +57,9 @@ def issue_certificate(id: str, directory: Path, days: int, force: bool = False) 
     builder = builder.add_extension(usage(), critical=True)
     both = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
     builder = builder.add_extension(both, critical=False)
-    write(directory / f"{id}.key", private(own), 0o600, force)
-    write(directory / f"{id}.pem", public(builder.sign(key, hashes.SHA256())), 0o644, force)
+    otherwise = ", or add --force"
+    write(directory / f"{id}.key", private(own), 0o600, force, otherwise)
+    write(directory / f"{id}.pem", public(builder.sign(key, hashes.SHA256())), 0o644, force, otherwise)
 
 
 def certificate(
@@ -111,10 +112,10 @@ def public(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def write(path: Path, content: bytes, mode: int, force: bool = False) -> None:
+def write(path: Path, content: bytes, mode: int, force: bool = False, otherwise: str = "") -> None:
     """Never over what is there, unless that is wished; whoever reads it meanwhile sees the old or the new."""
     if path.exists() and not force:
-        raise UserError(f"{path} is there already; move it away, or add --force where that is offered")
+        raise UserError(f"{path} is there already; move it away{otherwise}")
     new = path.with_name(path.name + ".new")
     try:
         new.unlink(missing_ok=True)

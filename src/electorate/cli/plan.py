@@ -82,7 +82,7 @@ def plan(
     if beat >= lease / 3:
         raise UserError(
             f"--beat {beat:g} is too long for a lease of {lease:g} s: "
-            f"make it shorter than a third, {lease / 3:.3g}, so that one lost beat ends no leadership"
+            f"make it shorter than a third, {lease / 3:.3g}, so that a leader survives the loss of two beats"
         )
     return Plan(algorithm=algorithm, nodes=nodes, lease=lease, beat=beat, quorum=quorum, tls=tls)
 

@@ -725,7 +725,7 @@ class Host:
         why = "it has lost its store" if rejoin.lost else "the voters are new"
         if not awaited:
             return f"{why}, and too few are left that can tell what was promised"
-        gone = "; if one is gone for good, restart with --rejoin --without it" if rejoin.lost else ""
+        gone = "; if one is gone for good, restart with --rejoin --without ID" if rejoin.lost else ""
         return f"{why}: before it votes, it waits for {', '.join(awaited)}{gone}"
 
     def has_rejoined(self) -> None:
