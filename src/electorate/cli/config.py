@@ -19,7 +19,6 @@ from electorate.runtime.config import Config, configure, is_loopback
 
 app = typer.Typer(help="Write or check a cluster file.", no_args_is_help=True, add_completion=False)
 
-NEVER_PROVEN = " are off (proof_of_death)"
 
 HEAD = """\
 # The cluster file: the same on every node. Durations are in seconds.
@@ -83,7 +82,7 @@ def init(
 
 @app.command("check")
 def check(
-    file: Annotated[Path, typer.Argument(help="The cluster file.")],
+    file: Annotated[Path, typer.Argument(envvar="ELECTORATE_CONFIG", help="The cluster file.")],
     id: Annotated[
         str | None,
         typer.Option(envvar="ELECTORATE_ID", help="Look at all that this node would look at when it starts."),
@@ -107,9 +106,10 @@ def check(
             print(f"  {name:12} {node.kind:9} {node.address}{listens}{serves}")
     print(f"quorum: {quorum(config.membership)}")
     timing = config.timing
+    proven = config.proof_of_death != "none"
     print(
-        f"fail-over: milliseconds after a crash{NEVER_PROVEN if config.proof_of_death == 'none' else ''},"
-        f" at most {timing.lease:g} s and a few round trips after a hang or a partition"
+        f"fail-over: {'milliseconds after a crash, ' if proven else ''}at most {timing.lease:g} s and a few"
+        f" round trips after {'' if proven else 'a crash, '}a hang or a partition"
     )
     found = list(troubles(config, id, data or Path(f"electorate-{config.cluster}-{id}"))) if id else []
     for note in dict.fromkeys([*warnings(config), *doubts(config)]):
