@@ -58,7 +58,7 @@ async def test_two_that_rejoin_do_not_take_each_others_ignorance_for_knowledge(t
         for host in quiet:
             assert host.waiting == (
                 "it has lost its store: before it votes, it waits for d; if one is gone for good, restart with"
-                " --rejoin --without it"
+                " --rejoin --without ID"
             )
             assert host.status()["awaits"] == ("d",)
         deadline = at.hosts["a"].loop.time() + 4 * SHORT["lease"]
