@@ -418,19 +418,6 @@ def test_a_leader_of_an_older_term_is_told_and_not_followed() -> None:
     assert table["a"].node.elections[E].leader == "b"
 
 
-@pytest.mark.parametrize("kind", ["tanenbaum", "chang-roberts", "hirschberg-sinclair"])
-def test_what_comes_home_after_its_time_tells_who_was_there_and_not_who_is(kind: str) -> None:
-    table = on_a_ring(ring=kind)
-    if kind == "hirschberg-sinclair":
-        home: Message = Probe(E, 0, "a", ring(table).serial, 0, 1, True, ("a", "b", "c"))
-    else:
-        home = Token(E, 0, "a", ring(table).serial, ("a", "b", "c"), (("a", 0),))
-    table.now += 60.0
-    table.do("a", Node.receive, "c", home)
-    assert not ring(table).claimed, "it has slept meanwhile"
-    assert table["a"].node.elections[E].promise.term == 0
-
-
 def test_a_question_to_a_leader_is_taken_up_by_nobody_else() -> None:
     table = on_a_ring()
     table.wire.clear()

@@ -456,9 +456,11 @@ def test_a_log_in_json_has_an_object_for_each_change_and_none_for_a_beat(tmp_pat
     with running(tmp_path, "abc", "--log-format", "json", "--log-level", "info") as made:
         first = made.leader()
         heir = next(id for id in "abc" if id != first)
+        until(lambda: all(f'"leader":"{first}"' in "".join(made.log(id)[-1:]) for id in "abc"))
         before = {id: len(made.log(id)) for id in "abc"}
         elect(tmp_path, "transfer", heir, *made.ways(first)[0])
         assert made.leader() == heir
+        until(lambda: all(f'"leader":"{heir}"' in made.log(id)[-1] for id in "abc"))
         for id in "abc":
             lines = [json.loads(line) for line in made.log(id)]
             assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)

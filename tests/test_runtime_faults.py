@@ -385,7 +385,7 @@ def test_a_wall_clock_that_jumps_has_no_effect(tmp_path: Path, monkeypatch: pyte
 
 def test_nothing_that_elects_reads_the_wall_clock() -> None:
     """All that it knows of time comes from `clock.now`; a line of the log is stamped, and what is shown of a leader, or of
-    a lost quorum, is since when: all are read by people only."""
+    a lost quorum, is since when: all are read by people only. Some sleep, and a guardian asks when the alarm is to ring."""
     package = Path(electorate.__file__).parent
     sources = {
         path: path.read_text("utf-8")
@@ -393,12 +393,17 @@ def test_nothing_that_elects_reads_the_wall_clock() -> None:
         for path in (package / room).glob("*.py")
     }
     assert len(sources) > 10
+    sleepers = {"guardian.py", "store.py", "tree.py"}
     assert {path.name for path, source in sources.items() if {"time", "datetime"} & imports(source)} == {
         "clock.py",
         "contact.py",
         "logs.py",
         "figures.py",
+        *sleepers,
     }
+    for name in sleepers:
+        source = sources[package / "runtime" / name]
+        assert set(re.findall(r"\btime\.(\w+)", source)) <= {"sleep", "clock_gettime", "CLOCK_BOOTTIME"}, name
     clock = sources[package / "runtime/clock.py"]
     assert set(re.findall(r"\btime\.(\w+)", clock)) == {"clock_gettime", "CLOCK_MONOTONIC"}
     assert set(re.findall(r"CLOCK_\w+", clock)) == {

@@ -242,7 +242,7 @@ class Ring(Elector):
             self.hold(sender, message)
         elif isinstance(message, Coordinator):
             self.on_coordinator(message) if message.visited else self.node.ignore("I do not lead")
-        elif message.initiator == self.me and not self.is_of_this_round(message.serial):
+        elif message.initiator == self.me and message.serial != self.serial:
             self.node.ignore("an old token of my own")
         elif message.initiator != self.me and self.me in message.visited:
             self.node.ignore("a token whose initiator is gone")
@@ -332,17 +332,10 @@ class Ring(Elector):
         """How long two turns may take, some of the successors being skipped."""
         return self.node.timing.patience * (2 + len(self.node.membership.voters) / 8)
 
-    @property
-    def patience(self) -> float:
-        return float(self.round_time * 2 ** min(self.attempts, 4))
-
     def arm_answers(self) -> None:
         self.due_at = self.node.now + self.round_time
-        self.arm("answers", self.patience, self.patience)
-
-    def is_of_this_round(self, serial: int) -> bool:
-        """What comes home after I have slept tells who was there, and not who is."""
-        return serial == self.serial and self.node.now < self.due_at - self.round_time + self.patience
+        patience = self.round_time * 2 ** min(self.attempts, 4)
+        self.arm("answers", patience, patience)
 
     def wait_for_another(self) -> None:
         low, high = self.turn()
@@ -433,7 +426,7 @@ class HirschbergSinclair(Ring):
         elif self.is_sticky(probe.initiator):
             self.hold(sender, probe)
         elif probe.initiator == self.me:
-            if self.is_of_this_round(probe.serial) and self.role is Role.CANDIDATE:
+            if probe.serial == self.serial and self.role is Role.CANDIDATE:
                 self.proclaim((self.me, self.position), max(probe.term, self.newest), probe.visited)
         elif self.available and self.rank > self.rank_of(probe.initiator, probe.position):
             if self.role is not Role.CANDIDATE or self.node.now >= self.due_at:
@@ -457,7 +450,7 @@ class HirschbergSinclair(Ring):
             if self.me in echo.back:
                 about = (self.name, echo.term, echo.initiator, echo.serial)
                 self.pass_on(Echo(*about, echo.back[: echo.back.index(self.me)], echo.clockwise))
-        elif self.is_of_this_round(echo.serial) and self.role is Role.CANDIDATE:
+        elif echo.serial == self.serial and self.role is Role.CANDIDATE:
             self.newest = max(self.newest, echo.term)
             self.echoes |= {echo.clockwise}
             if len(self.echoes) == 2:
