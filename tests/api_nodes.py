@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from itertools import pairwise
@@ -53,6 +55,24 @@ async def cluster(directory: Path, ids: str = "abc", **settings: Any) -> AsyncIt
             made = [await stack.enter_async_context(make(id)) for id in ids]
             await until(lambda: all(link.connected for node in made for link in node.host.links.values()))
             yield {node.id: node.election() for node in made}
+
+
+@contextmanager
+def told_overrun() -> Iterator[threading.Event]:
+    """Set once work is said to go on too long."""
+    told = threading.Event()
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "goes on though its lease" in record.getMessage():
+                told.set()
+
+    ear = Ear()
+    logging.getLogger("electorate").addHandler(ear)
+    try:
+        yield told
+    finally:
+        logging.getLogger("electorate").removeHandler(ear)
 
 
 PROGRAM = """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sqlite3
 import threading
@@ -15,7 +14,7 @@ import pytest
 
 from electorate import LeadershipLost, Loss, Node, UserError, connect
 from electorate.engines.embedded import EmbeddedElection
-from tests.api_nodes import LEASE, Log, cluster, nodes, program
+from tests.api_nodes import LEASE, Log, cluster, nodes, program, told_overrun
 from tests.runtime_hosts import in_loop, until
 
 
@@ -391,24 +390,13 @@ async def test_run_does_the_work_until_it_is_done(tmp_path: Path) -> None:
 async def test_a_blocked_loop_is_noticed_with_the_place(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = threading.Event()
-
-    class Ear(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if "goes on though its lease" in record.getMessage():
-                told.set()
-
-    ear = Ear()
-    logging.getLogger("electorate").addHandler(ear)
-    try:
+    with told_overrun() as told:
         async with cluster(tmp_path, "ab") as of:
             with pytest.raises(LeadershipLost) as lost:
                 async with of["a"].leadership():
                     block_the_loop(told)
                     await asyncio.sleep(0)
             assert lost.value.reason is Loss.EXPIRED
-    finally:
-        logging.getLogger("electorate").removeHandler(ear)
     assert "block_the_loop" in caplog.text
 
 

@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from electorate import Leadership, LeadershipLost, Loss
-from tests.api_nodes import Log, cluster, nodes, program
+from tests.api_nodes import Log, cluster, nodes, program, told_overrun
 from tests.runtime_hosts import in_loop, until
 
 BOUND = 30.0
-
-
-@contextmanager
-def told_overrun() -> Iterator[threading.Event]:
-    """Set once work is said to go on too long."""
-    told = threading.Event()
-
-    class Ear(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if "goes on though its lease" in record.getMessage():
-                told.set()
-
-    ear = Ear()
-    logging.getLogger("electorate").addHandler(ear)
-    try:
-        yield told
-    finally:
-        logging.getLogger("electorate").removeHandler(ear)
 
 
 def alive(pid: int) -> bool:

@@ -8,15 +8,15 @@ far in the past that it cannot matter any more is forgotten; so a state that has
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from hashlib import blake2b
 from typing import Any, NamedTuple, TypeAlias
 
+from electorate.core.elector import Elector
 from electorate.core.identity import Identity, Rejoin, Start, Verdict, judge
 from electorate.core.model import (
     NOBODY,
-    OTHERS,
     Accept,
     Forget,
     Gone,
@@ -39,6 +39,7 @@ from electorate.core.node import BEAT, Node
 from electorate.core.outbox import Outbox
 from electorate.core.ring import Coordinator, Ring, Token
 from electorate.core.zab import Notification, State, Zab
+from electorate.sim.invariants import is_durable
 
 Event: TypeAlias = tuple[Any, ...]
 """A method of `core.Node` and its arguments after `now`; or one of those below."""
@@ -212,11 +213,7 @@ class Recorder:
             self.check_durable(claimant, message)
 
     def check_durable(self, claimant: NodeId, message: Any) -> None:
-        kept = self.store.by_election
-        promise = kept.get(message.election, Promise(message.election))
-        forgotten = message.election not in kept and message.term <= kept.get(OTHERS, Promise(OTHERS)).term
-        durable = promise.term > message.term or (promise.term, promise.backed) == (message.term, claimant)
-        if not (durable or forgotten):
+        if not is_durable(self.store.by_election, message.election, message.term, claimant):
             self.problems.append(
                 f"I4: {self.id} backed {claimant} in term {message.term} before it was durable"
             )
@@ -524,11 +521,13 @@ def duplicate(node: Node) -> Node:
         for name, tenure in node.tenures.items()
     }
     twin.unsecured = {name: twin.elections[name] for name in node.unsecured}
-    for told in ("untold", "moved"):
-        setattr(
-            twin, told, {p: {e: twin.elections[e] for e in names} for p, names in getattr(node, told).items()}
-        )
+    twin.untold, twin.moved = among(twin, node.untold), among(twin, node.moved)
     return twin
+
+
+def among(twin: Node, told: Mapping[NodeId, Mapping[str, Elector]]) -> dict[NodeId, dict[str, Elector]]:
+    """The elections of the twin that are the same, by peer."""
+    return {peer: {name: twin.elections[name] for name in names} for peer, names in told.items()}
 
 
 def twin_of(thing: Any) -> Any:

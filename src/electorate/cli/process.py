@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from electorate.runtime.clock import now
-from electorate.runtime.tree import PR_SET_PDEATHSIG, prctl
+from electorate.runtime.tree import die_with
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -37,13 +37,6 @@ class Event(msgspec.Struct, frozen=True):
 class Agreed(NamedTuple):
     leader: str
     term: int
-
-
-def outlive_nobody(parent: int) -> None:
-    """This process, just forked, dies with its parent. One that is stopped reads no end of its input."""
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
 
 
 class State(StrEnum):
@@ -176,7 +169,7 @@ class Node:
             lambda: Child(self, self.ear),
             *command,
             process_group=0,
-            preexec_fn=partial(outlive_nobody, os.getpid()),
+            preexec_fn=partial(die_with, os.getpid()),  # one that is stopped reads no end of its input
         )
 
     def send(self, sent: signal.Signals) -> None:

@@ -84,6 +84,11 @@ PAGE = 1 << 16
 """About so many bytes are in one page of the terms that a node knows."""
 
 
+def is_name(name: str) -> bool:
+    """Whether an election may be called so."""
+    return 0 < len(name) <= MAX_NAME and name.isprintable()
+
+
 class Node:
     """The state machine of one node.
 
@@ -388,7 +393,7 @@ class Node:
         closed, room = self.settings.elections, self.settings.max_elections
         if closed is not None:
             return name in closed
-        if not (0 < len(name) <= MAX_NAME and name.isprintable()):
+        if not is_name(name):
             return False
         if by == self.me:
             return self.brought[by] < room
@@ -454,9 +459,8 @@ class Node:
         """Forget what was idle when I last looked, and has not been spoken of since; a part at a time."""
         names = self.unseen or tuple(name for name in self.elections if name not in self.keeps)
         part, self.unseen = names[:MUCH], names[MUCH:]
-        idle = [
-            self.elections[name] for name in part if name in self.elections and self.elections[name].is_idle
-        ]
+        known = [self.elections[name] for name in part if name in self.elections]
+        idle = [election for election in known if election.is_idle]
         ripe = [election for election in idle if election.name in self.dormant]
         self.raise_floor(max((election.promise.term for election in ripe), default=0))
         for election in ripe:

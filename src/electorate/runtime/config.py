@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, get_
 import msgspec
 
 from electorate.core.model import Kind, Member, Membership, NodeId, QuorumRule, Settings, Timing
-from electorate.core.node import MAX_NAME
+from electorate.core.node import MAX_NAME, is_name
 from electorate.errors import UserError
 from electorate.runtime.sources import PREFIX, Source, read, variables
 
@@ -440,7 +440,7 @@ def complaints_about_elections(config: Config) -> Complaints:
     if not config.elections:
         yield "elections", ": name at least one, or leave the key out"
     for election in config.elections:
-        if not (0 < len(election) <= MAX_NAME and election.isprintable()):
+        if not is_name(election):
             yield (
                 "elections",
                 f": {election!r}: the name of an election has 1 to {MAX_NAME} characters that can be printed",

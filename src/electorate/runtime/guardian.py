@@ -36,7 +36,7 @@ if __name__ == "__main__":  # a program of its own, which finds the others by it
 
 from electorate.runtime.attestation import Testimony, Witness, attest
 from electorate.runtime.clock import now
-from electorate.runtime.tree import PR_SET_PDEATHSIG, Tree, prctl
+from electorate.runtime.tree import Tree, die_with
 
 CLOCK_BOOTTIME, TFD_TIMER_ABSTIME = 7, 1
 NEVER = float("inf")
@@ -273,9 +273,7 @@ def become(guardian: int, tree: Tree, arguments: list[str], environment: dict[st
     try:
         os.setpgid(0, 0)
         tree.enter()
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != guardian:
-            os._exit(0)
+        die_with(guardian)
         signal.set_wakeup_fd(-1)
         for number in (*OURS, RELIEF, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)

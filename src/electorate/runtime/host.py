@@ -46,7 +46,7 @@ from electorate.core.model import (
     TransferLapsed,
     View,
 )
-from electorate.core.node import MAX_NAME, Node
+from electorate.core.node import MAX_NAME, Node, is_name
 from electorate.core.outbox import Outbox
 from electorate.errors import UserError
 from electorate.runtime import fork, wishes
@@ -403,7 +403,7 @@ class Host:
     def check_room(self, election: str) -> None:
         if election in self.node.elections or self.node.may_hold(election, self.id):
             return
-        if not (0 < len(election) <= MAX_NAME and election.isprintable()):
+        if not is_name(election):
             raise ValueError(f"the name of an election has 1 to {MAX_NAME} characters that can be printed")
         raise ValueError(
             f"there is no room for an election '{election}': node {self.id} holds"

@@ -26,6 +26,13 @@ def prctl(option: int, value: int) -> bool:
     return sys.platform == "linux" and not ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
+def die_with(parent: int) -> None:
+    """This process, just forked, is killed when its parent ends, however that is."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
 def adopt_orphans() -> bool:
     """From now on a descendant whose parent dies becomes my child."""
     return prctl(PR_SET_CHILD_SUBREAPER, 1)

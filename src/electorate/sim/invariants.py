@@ -18,6 +18,7 @@ I1 to I4 and I8 to I10 are watched here; the others are asked of a run at its en
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from electorate.core.elector import Elector
@@ -123,15 +124,7 @@ class Invariants:
             claimant = message.leader
         else:
             return
-        promise, floor = host.disk.get(message.election), host.disk.get(OTHERS, Promise(OTHERS))
-        if promise is None:  # forgotten meanwhile: nobody else is backed in a term up to the floor
-            durable = message.term <= floor.term
-        else:
-            durable = (promise.term, promise.backed) == (
-                message.term,
-                claimant,
-            ) or promise.term > message.term
-        if not durable:
+        if not is_durable(host.disk, message.election, message.term, claimant):
             self.violated("I4", f"{host.id} backed {claimant} in term {message.term} before it was durable")
 
     def after_event(self, host: Host, message: Message | None = None) -> None:
@@ -205,6 +198,15 @@ class Invariants:
         if len(holders) > 1 and (election, *holders) not in self.overlaps:
             self.overlaps.add((election, *holders))
             self.violated("I2", f"{' and '.join(holders)} hold a lease on {election} at the same time")
+
+
+def is_durable(disk: Mapping[str, Promise], election: str, term: Term, claimant: NodeId) -> bool:
+    """Whether this disk knows of the backing; if it was forgotten, nobody else is backed in a term up to the
+    floor."""
+    if election not in disk:
+        return term <= disk.get(OTHERS, Promise(OTHERS)).term
+    promise = disk[election]
+    return promise.term > term or (promise.term, promise.backed) == (term, claimant)
 
 
 def waits_for_nothing(host: Host, election: Elector) -> str:
