@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from electorate.check.machine import duplicate
 from electorate.core.bully import Election
 from electorate.core.model import (
     MAX_TERM,
@@ -271,3 +274,22 @@ def test_an_heir_that_claims_and_a_node_that_looks_do_not_answer_each_other_for_
     for _ in range(50):
         table.deliver()
     assert not table.wire
+
+
+def test_what_happens_to_a_twin_leaves_the_node_as_it_was() -> None:
+    """The checker runs each event on a copy."""
+    table = Table()
+    table.connect()
+    table.elect("a")
+    node = table["b"].node
+    before = node.state()
+    events: tuple[Callable[[Node], object], ...] = (
+        lambda twin: twin.set_position(table.now, E, 7),
+        lambda twin: twin.receive(table.now, "a", Resign(E, 1, None, False)),
+        lambda twin: twin.contend(table.now, E),
+        lambda twin: twin.lost(table.now, "a", True),
+        lambda twin: twin.receive(table.now, "a", Beat(1)),
+    )
+    for event in events:
+        event(duplicate(node))
+        assert node.state() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import socket
 import statistics
@@ -374,3 +375,22 @@ async def test_what_is_in_answers_is_not_to_be_kept_or_guessed_at(tmp_path: Path
             assert headers["x-content-type-options"] == "nosniff"
             assert headers["date"].endswith("GMT")
             assert "server" not in headers
+
+
+@in_loop
+async def test_http_that_has_failed_refuses_and_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(server, "application", fail)
+    async with web_cluster(tmp_path, "a") as cluster:
+        await until(lambda: "HTTP has failed" in caplog.text)
+        await until(lambda: refuses(cluster.http["a"]))
+        assert (await cluster.agreed()).id == "a", "the node itself goes on"
+
+
+def refuses(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
