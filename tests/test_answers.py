@@ -28,6 +28,8 @@ from electorate.core.ring import Ack, Coordinator, Echo, HirschbergSinclair, Pro
 from electorate.core.zab import FollowerInfo, LeaderInfo, Notification, State, Zab
 from tests.table import E, Table
 
+LEASE = 0.5
+
 FIVE_AND_AN_OBSERVER = (*(Member(id) for id in "abcde"), Member("o", kind=Kind.OBSERVER))
 
 
@@ -296,9 +298,9 @@ def ring(table: Table, id: str = "a") -> Ring:
     return election
 
 
-def on_a_ring(**settings: Any) -> Table:
+def on_a_ring(ids: str = "abc", **settings: Any) -> Table:
     """a has begun a round; its first word is under way."""
-    table = Table("abc", algorithm="ring", stagger="none", **settings)
+    table = Table(ids, algorithm="ring", stagger="none", **settings)
     table.connect()
     table.contend("a")
     if ("campaign", E) in table["a"].timers:
@@ -416,6 +418,69 @@ def test_a_leader_of_an_older_term_is_told_and_not_followed() -> None:
     table.do("a", Node.receive, "c", Lead(E, 4, 0))
     assert [m for _, _, m in table.wire] == [Refuse(E, 4, 5, Reason.OLD_TERM)]
     assert table["a"].node.elections[E].leader == "b"
+
+
+ON_A_RING = ("tanenbaum", "chang-roberts", "hirschberg-sinclair")
+
+
+@pytest.mark.parametrize("slept", [0.0, 0.99, 1.0, 60.0])
+@pytest.mark.parametrize("kind", ON_A_RING)
+def test_what_comes_home_after_a_sleep_tells_who_was_there_and_not_who_is(kind: str, slept: float) -> None:
+    table = on_a_ring(ring=kind)
+    if kind == "hirschberg-sinclair":
+        home: Message = Probe(E, 0, "a", ring(table).serial, 0, 1, True, ("a", "b", "c"))
+    else:
+        home = Token(E, 0, "a", ring(table).serial, ("a", "b", "c"), (("a", 0),))
+    table.now += slept
+    table.do("a", Node.receive, "c", home)
+    table.deliver(Coordinator, to="a")
+    assert bool(ring(table).claimed) is (slept < 2 * LEASE)
+
+
+@pytest.mark.parametrize("slept", [0.0, 0.99, 1.0, 60.0])
+def test_an_echo_from_before_a_sleep_is_none(slept: float) -> None:
+    table = on_a_ring(ring="hirschberg-sinclair")
+    serial = ring(table).serial
+    for clockwise in (True, False):
+        table.now += slept * clockwise
+        table.do("a", Node.receive, "b", Echo(E, 0, "a", serial, (), clockwise))
+    assert (ring(table).serial > serial) is (slept < 2 * LEASE)
+
+
+def test_each_probe_has_its_own_time() -> None:
+    table = on_a_ring(ring="hirschberg-sinclair")
+    for _ in range(3):
+        serial = ring(table).serial
+        table.now += LEASE
+        for clockwise in (True, False):
+            table.do("a", Node.receive, "b", Echo(E, 0, "a", serial, (), clockwise))
+        assert ring(table).serial > serial
+
+
+def test_a_turn_past_many_silent_ones_is_not_late() -> None:
+    """Twenty may have to be skipped, one patience each: that is longer than two leases."""
+    ids = "abcdefghijklmnopqrstu"
+    table = on_a_ring(ids)
+    table.now += 20 * 0.1
+    home = Token(E, 0, "a", ring(table).serial, tuple(ids), (("a", 0),))
+    table.do("a", Node.receive, "u", home)
+    table.deliver(Coordinator, to="a")
+    assert ring(table).claimed == 1
+
+
+@pytest.mark.parametrize("algorithm", ["raft", "bully"])
+@pytest.mark.parametrize("slept", [0.0, 0.99, 1.0, 60.0])
+def test_a_grant_from_before_a_sleep_is_none(algorithm: str, slept: float) -> None:
+    table = Table("abc", algorithm=algorithm)
+    table.connect()
+    table.contend("c")
+    for purpose in ("campaign", "answers"):
+        if not table["c"].node.elections[E].asked:
+            table["c"].fire(purpose)
+    assert table["c"].node.elections[E].asked == 1
+    table.now += slept
+    table.do("c", Node.receive, "a", Grant(E, 1))
+    assert bool(table["c"].node.elections[E].claimed) is (slept < 2 * LEASE)
 
 
 def test_a_question_to_a_leader_is_taken_up_by_nobody_else() -> None:

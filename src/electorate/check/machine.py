@@ -561,6 +561,9 @@ def shift(node: Node, elapsed: float) -> None:
         if election.intended is not None:
             heir, until, force = election.intended
             election.intended = (heir, max(until - elapsed, 0.0), force)
+        waits = election.asked or isinstance(election, Ring)
+        asked_at = to_come(election.asked_at - elapsed, -election.longest_wait)
+        election.asked_at = asked_at if waits else NEVER
         election.attempts = min(election.attempts, PAUSES)
         election.takeovers = min(election.takeovers, PAUSES)
         if isinstance(election, Ring) and election.suspect is not None:

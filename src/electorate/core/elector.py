@@ -80,6 +80,7 @@ class Elector:
         *("promise", "role", "leader", "leader_term", "leader_position", "departed", "contends", "position"),
         *(
             "asked",
+            "asked_at",
             "claimed",
             "backers",
             "refusers",
@@ -112,6 +113,8 @@ class Elector:
         self.position = 0
         self.asked: Term = 0
         """The term that I would claim, and have asked about; or 0."""
+        self.asked_at = 0.0
+        """When I last asked anything of the others."""
         self.claimed: Term = 0
         """The term that I am claiming, or 0."""
         self.backers: frozenset[NodeId] = frozenset()
@@ -560,9 +563,21 @@ class Elector:
             self.send(sender, Refuse(self.name, question.term, self.promise.term, objection))
             self.refused(sender, objection)
 
+    @property
+    def is_late(self) -> bool:
+        """I asked so long ago that the answers tell who was there, and not who is: I have slept meanwhile."""
+        return self.node.now >= self.asked_at + self.longest_wait
+
+    @property
+    def longest_wait(self) -> float:
+        """An answer that is worth something comes within this time."""
+        return 2 * self.node.timing.lease
+
     def on_grant(self, voter: NodeId, term: Term) -> None:
         if voter not in self.node.membership.voters:
             return self.node.ignore("a Grant of one who does not vote")
+        if self.is_late:
+            return self.node.ignore("an answer from before I slept")
         if self.asked and term == self.asked:
             self.backers |= {voter}
             self.count_grants()
@@ -601,6 +616,7 @@ class Elector:
         return self.claim_type(self.name, term, self.position)
 
     def arm_answers(self) -> None:
+        self.asked_at = self.node.now
         timing = self.node.timing
         if self.node.settings.stagger == "random":
             self.arm("answers", timing.lease, 2 * timing.lease)

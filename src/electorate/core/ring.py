@@ -99,7 +99,7 @@ class Ring(Elector):
     """Tanenbaum's ring, and what all rings share: successors, acknowledgements, the Coordinator."""
 
     claim_type = Coordinator
-    fields = (*Elector.fields, "serial", "underway", "suspect", "due_at")
+    fields = (*Elector.fields, "serial", "underway", "suspect")
 
     serial = 0
     """The number of the newest message that I have sent round."""
@@ -107,10 +107,6 @@ class Ring(Elector):
     """What I have passed on, and to whom, and is not acknowledged yet."""
     suspect: tuple[NodeId, float] | None = None
     """The leader that has fallen silent: skipped without waiting for its Ack, for the time of one round."""
-
-    due_at = 0.0
-    """When the round that I have begun should have ended, unless the network is slow: if I swallow a lesser
-    one's message after that, I begin another."""
 
     @property
     def is_idle(self) -> bool:
@@ -242,7 +238,7 @@ class Ring(Elector):
             self.hold(sender, message)
         elif isinstance(message, Coordinator):
             self.on_coordinator(message) if message.visited else self.node.ignore("I do not lead")
-        elif message.initiator == self.me and message.serial != self.serial:
+        elif message.initiator == self.me and (message.serial != self.serial or self.is_late):
             self.node.ignore("an old token of my own")
         elif message.initiator != self.me and self.me in message.visited:
             self.node.ignore("a token whose initiator is gone")
@@ -332,8 +328,18 @@ class Ring(Elector):
         """How long two turns may take, some of the successors being skipped."""
         return self.node.timing.patience * (2 + len(self.node.membership.voters) / 8)
 
+    @property
+    def is_overdue(self) -> bool:
+        """My round should have ended, unless the network is slow: swallowing another's, I begin a new one."""
+        return self.node.now >= self.asked_at + self.round_time
+
+    @property
+    def longest_wait(self) -> float:
+        """No turn takes longer than if everybody else had to be skipped."""
+        return max(super().longest_wait, self.node.timing.patience * len(self.node.membership.voters))
+
     def arm_answers(self) -> None:
-        self.due_at = self.node.now + self.round_time
+        self.asked_at = self.node.now
         patience = self.round_time * 2 ** min(self.attempts, 4)
         self.arm("answers", patience, patience)
 
@@ -376,7 +382,7 @@ class ChangRoberts(Ring):
         if candidate == self.me:
             self.proclaim((self.me, self.position), token.term, token.visited)
         elif self.available and self.rank > self.rank_of(candidate, position):
-            if self.role is not Role.CANDIDATE or self.node.now >= self.due_at:
+            if self.role is not Role.CANDIDATE or self.is_overdue:
                 self.try_now()
         else:
             self.wait_for_another()
@@ -403,7 +409,7 @@ class HirschbergSinclair(Ring):
         self.probe()
 
     def probe(self) -> None:
-        self.echoes = frozenset()
+        self.echoes, self.asked_at = frozenset(), self.node.now
         serial = self.next_serial()
         for clockwise in (True, False):
             about = (self.name, self.newest, self.me, serial, self.position)
@@ -426,14 +432,17 @@ class HirschbergSinclair(Ring):
         elif self.is_sticky(probe.initiator):
             self.hold(sender, probe)
         elif probe.initiator == self.me:
-            if probe.serial == self.serial and self.role is Role.CANDIDATE:
+            if self.is_of_this_round(probe.serial):
                 self.proclaim((self.me, self.position), max(probe.term, self.newest), probe.visited)
         elif self.available and self.rank > self.rank_of(probe.initiator, probe.position):
-            if self.role is not Role.CANDIDATE or self.node.now >= self.due_at:
+            if self.role is not Role.CANDIDATE or self.is_overdue:
                 self.try_now()
         else:
             self.wait_for_another()
             self.relay(probe)
+
+    def is_of_this_round(self, serial: int) -> bool:
+        return serial == self.serial and self.role is Role.CANDIDATE and not self.is_late
 
     def relay(self, probe: Probe) -> None:
         """Pass the probe on, or turn it back where it has gone far enough."""
@@ -450,7 +459,7 @@ class HirschbergSinclair(Ring):
             if self.me in echo.back:
                 about = (self.name, echo.term, echo.initiator, echo.serial)
                 self.pass_on(Echo(*about, echo.back[: echo.back.index(self.me)], echo.clockwise))
-        elif echo.serial == self.serial and self.role is Role.CANDIDATE:
+        elif self.is_of_this_round(echo.serial):
             self.newest = max(self.newest, echo.term)
             self.echoes |= {echo.clockwise}
             if len(self.echoes) == 2:
