@@ -334,6 +334,29 @@ def test_who_rejoins_is_bound_by_the_floor_of_others_and_by_what_finds_no_room()
     assert node.floor == 9, "no vote is given in a term of 'two' that is over"
 
 
+@pytest.mark.parametrize("floor_first", [False, True])
+@pytest.mark.parametrize(("remembered", "lost"), [(0, True), (5, True), (3, False), (5, False), (8, False)])
+def test_who_rejoins_is_bound_by_the_floor_in_what_it_wants_already(
+    remembered: int, lost: bool, floor_first: bool
+) -> None:
+    """The others have forgotten main, and with it a vote in term 5 that this store does not know any more."""
+    promises = {E: Promise(E, remembered, "a")} if remembered else {}
+    membership = Membership(tuple(Member(id) for id in "abc"))
+    node = Node("a", membership, Settings(), start=Start(2, 5), promises=promises, rejoin=Rejoin(lost=lost))
+    node.start(0.0)
+    node.contend(0.0, E)
+    for id in "bc":
+        node.connected(0.0, id, 1)
+        if floor_first:
+            node.receive(0.0, id, Floor(5))
+        node.receive(0.0, id, Recalled(5, "", (), False, 0.5, 5))
+    assert node.rejoin is None
+    if remembered < 5 or (lost and remembered == 5):
+        assert node.elections[E].promise == Promise(E, 5, NOBODY)
+    else:
+        assert node.elections[E].promise == promises[E]
+
+
 def test_a_leap_is_measured_from_what_is_in_the_store() -> None:
     term = 3 * MAX_LEAP
     promises = {JOB: Promise(JOB, term, "b"), OTHERS: Promise(OTHERS, term - 1, NOBODY)}

@@ -745,6 +745,10 @@ class Node:
             self.out.append(Awaiting(self.awaited))
 
     def has_rejoined(self) -> None:
+        """Where I remember less than the floor, the others may have forgotten what I voted in."""
+        if self.rejoin is not None and self.floor:
+            for election in self.elections.values():
+                election.vote_for_nobody(self.floor, self.rejoin.lost)
         self.rejoin, self.awaited = None, None
         self.quiet_until = self.now + self.longest_lease
         self.out.extend((Disarm(RECALL), Rejoined()))
