@@ -108,6 +108,7 @@ async def test_what_cannot_be_done_is_refused_in_a_sentence(tmp_path: Path) -> N
         for question, sentence in (
             ({"ask": "transfer"}, "say to whom"),
             ({"ask": "leader", "election": "nope"}, "there is no election 'nope' here; there is main"),
+            ({"ask": "leader", "election": "mian"}, "there is no election 'mian' here; did you mean 'main'?"),
         ):
             answer = await ask(tmp_path / follower, question)
             assert answer == {"error": sentence, "refused": True}

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from electorate.core.model import Settings
-from electorate.errors import UserError
+from electorate.errors import UserError, misspelt
 from electorate.leadership import LeadershipLost
-from electorate.runtime import contact
+from electorate.runtime import contact, host
 from electorate.runtime.config import Config
 from electorate.runtime.names import Name
 from tests.api_nodes import nodes
@@ -182,3 +182,67 @@ async def test_no_command_is_for_an_election_that_has_no_room(tmp_path: Path) ->
             node.election("one").contend()
         with pytest.raises(RuntimeError, match="node a has been stopped"):
             await node.election("one").resign()
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "meant"),
+    [
+        ("scheduller", "scheduler", True),
+        ("shceduler", "scheduler", True),
+        ("schedulers", "scheduler", True),
+        ("shard-a", "shard-b", False),
+        ("shard-9", "shard-10", False),
+        ("eu-west-1", "eu-east-1", False),
+        ("orders-eu", "orders-us", False),
+        ("shard-12", "shard-21", False),
+        ("main", "scheduler", False),
+    ],
+)
+def test_a_misspelt_word_is_not_one_of_a_series(word: str, known: str, meant: bool) -> None:
+    assert misspelt(word, ["else", known]) == (known if meant else None)
+    assert misspelt(known, [word]) == (word if meant else None)
+
+
+@in_loop
+async def test_an_election_whose_name_is_misspelt_is_told_by_all_who_know_both(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster(tmp_path, absent="abc", elections=("main", "reports")) as at:
+        await at.start("a", contends=("scheduler", "shard-1", "repotrs"))
+        assert said(
+            caplog, "a", "an election 'repotrs', which is not in the cluster file; did you mean 'reports'?"
+        )
+        await at.start("b", contends=("scheduller", "shard-2"))
+        await at.start("c")
+        for id in "abc":
+            await until(lambda id=id: said(caplog, id, "did you mean 'schedul"))  # type: ignore[misc]
+        await at.agreed()
+        assert not any(said(caplog, id, "did you mean 'shard") for id in "abc")
+        assert said(caplog, "a", "did you mean 'reports'?") == 1
+        at.hosts["a"].contend("main")
+        assert not said(caplog, "a", "did you mean 'main'")
+
+
+@in_loop
+async def test_to_name_many_elections_by_a_program_costs_no_comparison(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "FEW", 3)
+    async with cluster(tmp_path, ids="a") as at:
+        a = await at.agreed()
+        for name in ("scheduler", "worker", "third", "fourth", "scheduller"):
+            a.contend(name)
+        assert not said(caplog, "a", "did you mean")
+
+
+@in_loop
+async def test_the_library_asks_whether_another_election_was_meant(tmp_path: Path) -> None:
+    with nodes(tmp_path, "a", elections=("scheduler",)) as make:
+        async with make("a") as node:
+            for name, says in (
+                ("scheduller", "nobody does; did you mean 'scheduler'?"),
+                ("xyzzy", "nobody does"),
+            ):
+                for wish in (node.election(name).transfer("a"), node.election(name).resign()):
+                    with pytest.raises(ValueError, match=f"{re.escape(says)}$"):
+                        await wish

@@ -224,9 +224,9 @@ def test_a_mistaken_member_is_explained(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_explained() -> None:
-    complaint = complaint_about("no-such-story")
-    assert "scenario no-such-story: No such file or directory; shipped are " in complaint
-    assert "leader-crash" in complaint
+    known = "`elect sim --scenario list` names all"
+    assert f"scenario no-such-story: No such file or directory; {known}" in complaint_about("no-such-story")
+    assert f"; did you mean 'leader-crash'? {known}" in complaint_about("leader-crush")
 
 
 def complaint_about(name: str) -> str:

@@ -87,8 +87,9 @@ async def test_without_a_lease_nobody_says_that_it_leads(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("path", "status", "error"),
     [
-        ("/leader?election=nope", 404, "there is no election 'nope' here"),
-        ("/events?election=nope", 404, "there is no election 'nope' here"),
+        ("/leader?election=nope", 404, "there is no election 'nope' here; there is main"),
+        ("/events?election=nope", 404, "there is no election 'nope' here; there is main"),
+        ("/events?election=mian", 404, "there is no election 'mian' here; did you mean 'main'?"),
         ("/nothing", 404, "Not Found"),
         ("/leader/", 404, "Not Found"),
         ("/transfer", 405, "Method Not Allowed"),

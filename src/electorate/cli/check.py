@@ -21,7 +21,7 @@ from electorate.check.story import tell
 from electorate.cli.colour import say
 from electorate.cli.invocation import elect
 from electorate.core.model import Settings
-from electorate.errors import UserError
+from electorate.errors import UserError, hint
 
 ALGORITHMS = ("bully", "ring", "raft", "zab")
 
@@ -293,7 +293,7 @@ def show_gallery(name: str, as_json: bool) -> None:
             print(f"{each:28} {question.story}")
         return
     if name != "all" and name not in flaws:
-        raise UserError(f"there is no '{name}' in the gallery; there are {', '.join(flaws)}")
+        raise UserError(f"there is no '{name}' in the gallery; {hint(name, flaws)}")
     chosen = list(flaws.values()) if name == "all" else [flaws[name]]
     bad = 0
     for answer in answers(chosen):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from importlib import import_module
 from typing import Annotated, Any
 
-from electorate.errors import UserError
+from electorate.errors import UserError, hint
 from electorate.extras import install
 from electorate.version import __version__
 
@@ -48,9 +47,7 @@ class Subcommands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], COMMANDS, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(COMMANDS)}"
-            raise UserError(f"there is no command '{args[0]}'; {hint}")
+            raise UserError(f"there is no command '{args[0]}'; {hint(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:

@@ -9,7 +9,6 @@ can add one: a callable that takes a `URL` and returns an async context manager 
 
 from __future__ import annotations
 
-import difflib
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import entry_points
 from urllib.parse import parse_qsl, unquote
@@ -17,7 +16,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from electorate.election import Election
-from electorate.errors import UserError
+from electorate.errors import UserError, hint
 
 GROUP = "electorate.engines"
 
@@ -61,8 +60,7 @@ def connect(url: str) -> AbstractAsyncContextManager[Election]:
     parsed = parse(url)
     engines = {point.name: point for point in entry_points(group=GROUP)}
     if parsed.scheme not in engines:
-        near = difflib.get_close_matches(parsed.scheme, engines, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(engines))}"
-        raise UserError(f"there is no engine '{parsed.scheme}'; {hint}")
+        known = hint(parsed.scheme, sorted(engines))
+        raise UserError(f"there is no engine '{parsed.scheme}'; {known}")
     opened: AbstractAsyncContextManager[Election] = engines[parsed.scheme].load()(parsed)
     return opened

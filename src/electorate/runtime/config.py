@@ -14,10 +14,9 @@ the file, and by arguments, which come before both.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import EnumType
 from itertools import chain, combinations
 from pathlib import Path
@@ -27,7 +26,7 @@ import msgspec
 
 from electorate.core.model import Kind, Member, Membership, NodeId, QuorumRule, Settings, Timing
 from electorate.core.node import MAX_NAME, is_name
-from electorate.errors import UserError
+from electorate.errors import UserError, hint, meant
 from electorate.runtime.sources import PREFIX, Source, read, variables
 
 T = TypeVar("T")
@@ -239,7 +238,7 @@ def apply(source: Source, place: str, words: list[str], value: Any) -> None:
         if place.startswith(PREFIX):
             known = [PREFIX + word.upper() for word in keys if keys[word] not in TABLES]
             name = place
-        raise UserError(f"{place} is not known; {nearest(name, known)}")
+        raise UserError(f"{place} is not known; {hint(name, known, 'known are')}")
     key = keys[name]
     if key == "nodes":
         value = members(place, value)
@@ -320,9 +319,9 @@ def sentence(complaint: str, key: str, value: str = "") -> str:
     if not is_no_choice:
         return f"{value}{complaint[0].lower()}{complaint[1:]}"
     known = CHOICES[key.rpartition(".")[2]]
-    near = difflib.get_close_matches(word.strip("'"), known, 1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"there is no {word}; {hint}known are {', '.join(known)}"
+    near = meant(word.strip("'"), known)
+    question = f"did you mean '{near}'? " if near else ""
+    return f"there is no {word}; {question}known are {', '.join(known)}"
 
 
 def choices(kind: Any) -> tuple[str, ...]:
@@ -347,12 +346,7 @@ def suggest(source: Source, content: Any, type: Any, prefix: str, hidden: str = 
             if key not in known and prefix and key in fields(Config):
                 raise source.complaint(f"{prefix}{key}", " is not a key here; put it above the first [table]")
             if key not in known:
-                raise source.complaint(f"{prefix}{key}", f" is not a key; {nearest(key, known)}")
-
-
-def nearest(key: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, known, 1)
-    return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
+                raise source.complaint(f"{prefix}{key}", f" is not a key; {hint(key, known, 'known are')}")
 
 
 def fields(type: Any) -> list[str]:

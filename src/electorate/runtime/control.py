@@ -30,6 +30,7 @@ import msgspec
 from electorate.runtime.door import Door
 from electorate.runtime.handover import Wish
 from electorate.runtime.host import Host
+from electorate.runtime.reasons import no_election
 from electorate.version import __version__
 
 NAME = "control"
@@ -169,10 +170,8 @@ class Answering:
 
     def existing(self, election: str | None) -> str:
         name = election or self.host.config.elections[0]
-        if self.host.view(name) is None:
-            raise ValueError(
-                f"there is no election '{name}' here; there is {', '.join(self.host.node.elections)}"
-            )
+        if complaint := no_election(self.host, name):
+            raise ValueError(complaint)
         return name
 
     def leader(self, election: str) -> dict[str, Any]:

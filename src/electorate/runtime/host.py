@@ -48,7 +48,7 @@ from electorate.core.model import (
 )
 from electorate.core.node import MAX_NAME, Node, is_name
 from electorate.core.outbox import Outbox
-from electorate.errors import UserError
+from electorate.errors import UserError, misspelt
 from electorate.runtime import fork, wishes
 from electorate.runtime.attestation import Testimony
 from electorate.runtime.clock import now
@@ -83,6 +83,9 @@ BURST = 100
 
 NAMED = 5
 """So many keys at most are named in a sentence."""
+
+FEW = 100
+"""With more elections than this, a program has named them, and none is misspelt."""
 
 FOREVER = 3600.0
 """What is told of a lease at most, in seconds: that of a node that needs nobody's support has no end."""
@@ -181,6 +184,8 @@ class Host:
         """The leader of each election that the log has told of last."""
         self.burst = 0
         """So many changes of leadership there were within a second."""
+        self.suspected: set[str] = set()
+        """The elections whose names may be misspelt, as the log has told."""
         self.wishes = wishes.Wishes(self.do_contend, self.do_withdraw)
         self.forked = False
         """This process was forked off the one that is this node."""
@@ -398,7 +403,22 @@ class Host:
     def contend(self, election: str) -> None:
         """Raises `ValueError` if this node may not hold an election of that name."""
         self.check_room(election)
+        self.suspect(election)
         self.wishes.contend(election)
+
+    def suspect(self, election: str) -> None:
+        """One letter too many makes an election of its own, with a leader of its own: say so once if this
+        name is not in the cluster file, and resembles another."""
+        if len(self.node.elections) > FEW or election in (*self.suspected, *self.config.elections):
+            return
+        if near := misspelt(election, (name for name in self.names() if name != election)):
+            self.suspected.add(election)
+            self.log.warning(
+                "there is an election '%s', which is not in the cluster file; did you mean '%s'? Each has a"
+                " leader of its own; if both are meant, name both in `elections` there",
+                election,
+                near,
+            )
 
     def check_room(self, election: str) -> None:
         if election in self.node.elections or self.node.may_hold(election, self.id):
@@ -503,6 +523,14 @@ class Host:
 
     def view(self, election: str) -> View | None:
         return self.node.view(election)
+
+    def knows(self, election: str) -> bool:
+        """Whether it is in the cluster file, or anybody has spoken of it. May be asked from any thread."""
+        return election in self.config.elections or election in self.node.elections
+
+    def names(self) -> tuple[str, ...]:
+        """Of all elections that are known, those of the cluster file first. May be asked from any thread."""
+        return tuple(dict.fromkeys((*self.config.elections, *tuple(self.node.elections))))
 
     @contextmanager
     def awaiting(
@@ -708,6 +736,7 @@ class Host:
 
     def forget(self, election: str) -> None:
         self.shown.pop(election, None)
+        self.suspected.discard(election)
         self.figures.forget(election)
         self.tell("forgotten", {"election": election})
 
@@ -768,6 +797,8 @@ class Host:
         shown = (view.leader, view.term if view.leader else 0)
         if self.shown.get(view.election, (None, 0)) == shown:
             return
+        if view.election not in self.shown:
+            self.suspect(view.election)
         self.shown[view.election] = shown
         if not self.burst:
             self.loop.call_later(1.0, self.end_burst)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from electorate.core.model import NodeId
+from electorate.core.node import MAX_NAME
+from electorate.errors import hint, meant
 
 if TYPE_CHECKING:
     from electorate.runtime.host import Host
@@ -46,7 +48,17 @@ def not_leading(host: Host, election: str) -> str:
 
 def who_leads(host: Host, election: str) -> str:
     view = host.view(election)
-    return f"node {view.leader} does" if view is not None and view.leader else "nobody does"
+    if view is not None and view.leader:
+        return f"node {view.leader} does"
+    near = None if host.knows(election) else meant(election, host.names())
+    return f"nobody does; did you mean '{near}'?" if near else "nobody does"
+
+
+def no_election(host: Host, name: str) -> str | None:
+    """That there is no such election, if so, and which one may be meant. May be asked from any thread."""
+    if host.knows(name):
+        return None
+    return f"there is no election '{name[:MAX_NAME]}' here; {hint(name[:MAX_NAME], host.names())}"
 
 
 def not_handed_over(host: Host, election: str, heir: NodeId | None = None) -> str:

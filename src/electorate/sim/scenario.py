@@ -27,7 +27,7 @@ import msgspec
 
 from electorate.core.identity import Rejoin, Verdict
 from electorate.core.model import Member, Membership, NodeId, QuorumRule, Role, Settings, Timing
-from electorate.errors import UserError
+from electorate.errors import UserError, meant
 from electorate.sim.faults import ids
 from electorate.sim.network import Weather
 from electorate.sim.run import settle
@@ -87,8 +87,11 @@ def load(name: str) -> Scenario:
         text = (SHIPPED / f"{name}.toml").read_text() if name in shipped() else Path(name).read_text()
         return understand(tomllib.loads(text))
     except OSError as error:
-        known = ", ".join(shipped())
-        raise UserError(f"scenario {name}: {error.strerror}; shipped are {known}") from None
+        near = meant(name, shipped())
+        question = f"did you mean '{near}'? " if near else ""
+        raise UserError(
+            f"scenario {name}: {error.strerror}; {question}`elect sim --scenario list` names all"
+        ) from None
     except ValueError as error:
         raise UserError(f"scenario {name}: {error}") from None
 

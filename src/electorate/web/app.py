@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from electorate.errors import UserError
 from electorate.runtime.host import REASONS, Host
+from electorate.runtime.reasons import no_election
 from electorate.version import __version__
 from electorate.web import metrics, state, token
 from electorate.web.answers import Complaint, Elections, Fitness, Freeze, Leader, Resign, Status, Transfer
@@ -195,9 +196,9 @@ class Api:
         return self.existing(request.query_params.get("election", self.host.config.elections[0]))
 
     def existing(self, election: str) -> str:
-        if state.exists(self.host, election):
-            return election
-        raise HTTPException(404, f"there is no election '{election[:200]}' here")
+        if complaint := no_election(self.host, election):
+            raise HTTPException(404, complaint)
+        return election
 
     # --- commands ------------------------------------------------------------------------------------
 

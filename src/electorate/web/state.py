@@ -18,10 +18,6 @@ def names(host: Host) -> list[str]:
     return sorted(host.node.elections)
 
 
-def exists(host: Host, election: str) -> bool:
-    return election in host.node.elections or election in host.config.elections
-
-
 def leader(host: Host, election: str) -> tuple[bool, Leader]:
     """Whether this node provably leads now, and who leads, as far as it knows."""
     term, _ = host.tenure(election)
