@@ -53,6 +53,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "runtime/tls.py": ("security",),
     "runtime/handover.py": ("handover",),
     "runtime/door.py": ("runtime_faults",),
+    "runtime/control.py": ("control",),
     "errors": ("runtime_contact",),
     "leadership": LEADERSHIP,
     "election": LEADERSHIP,

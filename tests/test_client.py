@@ -177,7 +177,9 @@ def test_a_quorum_that_is_lost_is_told_and_why_and_when_it_is_back(tmp_path: Pat
             until(lambda way=way: set(made.ask("status", *way)["unreached"]) == {"b", "c"})  # type: ignore[misc]
             told = elect(tmp_path, "status", *way).stdout.splitlines()
             assert status["no_quorum"] in told
-            assert {f"node {id} is lost: the connection is refused" for id in "bc"} <= set(told)
+            for id in "bc":
+                [line] = (line for line in told if line.startswith(f"node {id} "))
+                assert re.fullmatch(r"node . was lost at [-\d]+ [:\d]+: the connection is refused", line)
         until(
             lambda: any("I reach b and c no more: 1 of 3 voters, 2 needed" in line for line in made.log("a"))
         )
@@ -237,18 +239,33 @@ def test_a_store_that_fails_is_told_and_since_when(tmp_path: Path) -> None:
 def test_a_node_does_not_contend_for_a_while(three: Nodes, way: int) -> None:
     token = ("--token-file", "token") if way else ()
     first = three.leader()
-    done = elect(three.directory, "freeze", "60", *three.ways(first)[way], *token)
-    assert done.returncode == 4 and "let it resign for so many seconds" in done.stderr
-    second = three.ask("resign", "--seconds", "600", *three.ways(first)[way], *token)["leader"]
+    done = elect(three.directory, "freeze", "600", *three.ways(first)[way], *token)
+    assert done.returncode == 4
+    [hint] = re.findall("let it resign for so many seconds: `(.*)`$", done.stderr)
+    assert " resign --seconds 600 --" in hint
+    assert elect(three.directory, "freeze", "0", *three.ways(first)[way], *token).returncode == 0
+    typed = subprocess.run(hint, shell=True, cwd=three.directory, capture_output=True, text=True, check=True)
+    second = typed.stdout.split()[0]
     third = next(id for id in "abc" if id not in (first, second))
     assert three.ask("freeze", "600", *three.ways(third)[way], *token)["done"]
+    for id in (first, third):
+        [standing] = three.ask("status", *three.ways(id)[way])["elections"]
+        assert 0 < standing["frozen"] <= 600
+        shown = elect(three.directory, "status", *three.ways(id)[way]).stdout
+        assert re.search(r"^frozen: it does not contend for 'main' for another \d+(\.\d)? s$", shown, re.M)
     for id in (first, third):
         to = ("transfer", id, *three.ways(second)[way], *token)
         until(lambda to=to: "does not contend" in elect(three.directory, *to).stderr)  # type: ignore[misc]
         assert three.ask("freeze", "0", *three.ways(id)[way], *token)["done"]
     to = ("transfer", first, *three.ways(second)[way], *token)
     until(lambda: elect(three.directory, *to).returncode == 0)
-    assert elect(three.directory, "freeze", "-1", *three.ways(third)[way], *token).returncode != 0
+    assert "frozen" not in elect(three.directory, "status", *three.ways(third)[way]).stdout
+    if not way:
+        logged = [json.loads(line) for line in three.log(third)]
+        asked = [line["message"] for line in logged if line["logger"] == f"electorate.{third}.audit"]
+        assert re.fullmatch(
+            r"process \d+ on this machine asked for end of the freeze of 'main': done", asked[-1]
+        )
 
 
 @pytest.mark.parametrize("way", [0, 1], ids=["on this machine", "over HTTP"])
@@ -328,10 +345,19 @@ def test_wrong_use(tmp_path: Path) -> None:
         (("leader", "--url", "localhost:80"), "--url localhost:80 is not a URL"),
         (("resign", "--url", "http://x", "--token-file", "none"), "--token-file none: No such file"),
         (("status", "--config", "none.toml", "--id", "a"), "none.toml"),
+        (("freeze", "-1"), "-1 is less than 0: say a number from 0 on; see `"),
+        (("freeze", "nan"), "seconds nan: say a number of seconds from 0 to 315360000"),
+        (("resign", "--seconds", "-5"), "--seconds -5: say a number of seconds from 0 to 315360000"),
+        (("status", "--timeout", "-1"), "--timeout -1: say a number of seconds from 0.001 to"),
+        (("transfer",), "missing argument 'to'; see `"),
+        (("status", "--jsn"), "no such option: --jsn"),
+        (("--nope",), "no such option: --nope"),
+        (("config", "chek"), "no such command 'chek'. Did you mean 'check'?\n"),
     ):
         done = elect(tmp_path, *words)
         assert (done.returncode, done.stdout) == (2, ""), words
-        assert says in done.stderr
+        assert done.stderr.startswith(f"elect: {says}"), words
+        assert done.stderr.count("\n") == 1
 
 
 SECRET = "hunter2"

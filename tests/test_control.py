@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import os
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -268,3 +270,41 @@ async def test_a_transfer_waits_until_its_heir_has_caught_up(tmp_path: Path) -> 
         at.hosts[heir].set_position(E, 10)
         answer = await asked
         assert (answer["leader"], answer["done"]) == (heir, True)
+
+
+@in_loop
+async def test_who_was_asked_what_and_what_came_of_it_is_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def audit(id: str) -> list[str]:
+        lines = [line for line in caplog.records if line.name == f"electorate.{id}.audit"]
+        assert all(line.client == f"process {os.getpid()} on this machine" for line in lines)  # type: ignore[attr-defined]
+        return [f"{line.wish}: {line.outcome}" for line in lines]  # type: ignore[attr-defined]
+
+    async with answering(tmp_path) as at:
+        leader = await at.agreed()
+        heir, other = (id for id in at.hosts if id != leader.id)
+        for question in (
+            {"ask": "freeze", "seconds": 60},
+            {"ask": "freeze", "seconds": 0},
+            {"ask": "freeze", "seconds": -1},
+            {"ask": "transfer", "to": "z"},
+            {"ask": "resign", "election": "mian", "seconds": 5},
+            {"ask": "status"},
+            {"ask": "leader"},
+        ):
+            await ask(tmp_path / other, question)
+        assert audit(other) == [
+            "freeze of 'main' for 60 s: done",
+            "end of the freeze of 'main': done",
+            "freeze of 'main' for -1 s: refused: -1 is not a number of seconds from 0 to 315360000",
+            "transfer of 'main' to 'z': refused: node 'z' is not in the cluster file; it has a, b, c",
+            "resignation from 'mian' for 5 s: refused: there is no election 'mian' here; did you mean 'main'?",
+        ]
+        leader.occupy(E)
+        assert not (await ask(tmp_path / leader.id, {"ask": "transfer", "to": heir}))["done"]
+        leader.vacate(E)
+        await at.agreed(but=leader.id)
+        assert audit(leader.id) == [f"transfer of 'main' to '{heir}': under way"]

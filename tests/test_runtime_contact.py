@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import time
 from pathlib import Path
 
 import msgspec
@@ -15,9 +16,10 @@ from electorate.errors import UserError, misspelt
 from electorate.leadership import LeadershipLost
 from electorate.runtime import contact, host
 from electorate.runtime.config import Config
+from electorate.runtime.host import Host
 from electorate.runtime.names import Name
 from tests.api_nodes import nodes
-from tests.runtime_hosts import cluster, in_loop, until
+from tests.runtime_hosts import E, cluster, in_loop, until
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +55,7 @@ async def test_a_quorum_that_is_lost_and_back_is_said_once_each(
         await until(lambda: said(caplog, "c", "node a is reached again"))
         assert c.status()["no_quorum"] is None
         assert "a" not in c.status()["unreached"]
+        assert set(c.status()["lost_since"]) == {"b"}
         for words in ("no more", "a quorum again", "node a cannot be reached"):
             assert said(caplog, "c", words) == 1
 
@@ -81,7 +84,16 @@ async def test_a_node_that_has_never_reached_a_quorum_says_so(
 ) -> None:
     async with cluster(tmp_path, absent="bc") as at:
         await until(lambda: said(caplog, "a", "I have not reached b and c: 1 of 3 voters, 2 needed"))
-        assert at.hosts["a"].status()["no_quorum"].endswith(": b and c not reached")
+        status = at.hosts["a"].status()
+        assert status["no_quorum"].endswith(": b and c not reached")
+        assert (status["peers"], status["lost_since"]) == (dict.fromkeys("bc", "never reached"), {})
+        await at.start("b")
+        await at.agreed()
+        assert at.hosts["a"].status()["peers"] == {"b": "connected", "c": "never reached"}
+        before = time.time()
+        await at.stop("b")
+        await until(lambda: at.hosts["a"].status()["peers"]["b"] == "lost")
+        assert before - 1 < at.hosts["a"].status()["lost_since"]["b"] < time.time() + 1
 
 
 @in_loop
@@ -219,8 +231,8 @@ async def test_an_election_whose_name_is_misspelt_is_told_by_all_who_know_both(
         await at.agreed()
         assert not any(said(caplog, id, "did you mean 'shard") for id in "abc")
         assert said(caplog, "a", "did you mean 'reports'?") == 1
-        at.hosts["a"].contend("main")
-        assert not said(caplog, "a", "did you mean 'main'")
+        at.hosts["a"].contend("reports")
+        assert not said(caplog, "a", "did you mean 'repotrs'")
 
 
 @in_loop
@@ -246,3 +258,24 @@ async def test_the_library_asks_whether_another_election_was_meant(tmp_path: Pat
                 for wish in (node.election(name).transfer("a"), node.election(name).resign()):
                     with pytest.raises(ValueError, match=f"{re.escape(says)}$"):
                         await wish
+
+
+@in_loop
+async def test_status_tells_for_how_long_a_node_does_not_contend(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as at:
+        leader = await at.agreed()
+        follower = next(host for host in at.hosts.values() if host is not leader)
+
+        def frozen(host: Host) -> float:
+            [standing] = host.status()["elections"]
+            return float(standing["frozen"])
+
+        assert frozen(follower) == 0
+        follower.freeze(E, 600.0)
+        assert 0 < frozen(follower) <= 600
+        follower.freeze(E, 0.0)
+        assert frozen(follower) == 0
+        with pytest.raises(ValueError, match="let it resign"):
+            leader.freeze(E, 600.0)
+        leader.freeze(E, 0.0)
+        assert frozen(leader) == 0 and leader.is_leader(E)

@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import http.client
 import json
+import shlex
 import socket
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeAlias
 
 import typer
 
+from electorate.cli.invocation import elect
 from electorate.engines.url import shown
 from electorate.errors import UserError
 from electorate.runtime.config import configure
 from electorate.runtime.control import address
+from electorate.runtime.wishes import LONGEST
 from electorate.web.token import only
 from electorate.work import Call
 
@@ -48,7 +52,24 @@ ElectionOption = Annotated[
     str | None, typer.Option("--election", help="Which election (default: the first of the file).")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
-TimeoutOption = Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")]
+
+
+def seconds_from(least: float) -> Callable[[typer.CallbackParam, float], float]:
+    """What an option or argument is that is a number of seconds. Raises `UserError`."""
+
+    def check(parameter: typer.CallbackParam, seconds: float) -> float:
+        if not least <= seconds <= LONGEST:
+            name = parameter.opts[0]
+            raise UserError(f"{name} {seconds:g}: say a number of seconds from {least:g} to {LONGEST:.0f}")
+        return seconds
+
+    return check
+
+
+TimeoutOption = Annotated[
+    float,
+    typer.Option("--timeout", help="Seconds to wait for an answer.", callback=seconds_from(0.001)),
+]
 
 
 class Unreachable(Exception):
@@ -221,14 +242,19 @@ def status(
     show(answer["elections"])
     if answer["waiting"]:
         print(answer["waiting"])
+    for row in answer["elections"]:
+        if row["frozen"]:
+            print(f"frozen: it does not contend for '{row['election']}' for another {row['frozen']:g} s")
     for trouble in (answer["no_quorum"], answer["no_store"]):
         if trouble:
             print(trouble)
     for peer, state in answer["peers"].items():
         keys = answer["differs"].get(peer)
+        lost = answer["lost_since"].get(peer)
         why = answer["unreached"].get(peer)
-        said = f"{state}: {why}" if why else state
-        print(f"node {peer} is {said}" + (f", and configured otherwise: {', '.join(keys)}" if keys else ""))
+        how = {"lost": f"was lost at {since(lost)}", "never reached": "was never reached"}
+        said = how.get(state, f"is {state}") + (f": {why}" if why else "")
+        print(f"node {peer} {said}" + (f", and configured otherwise: {', '.join(keys)}" if keys else ""))
     for why, count in answer["ignored"].items():
         print(f"{count:5} times: {why}")
 
@@ -362,7 +388,10 @@ def resign(
     timeout: TimeoutOption = 10.0,
     as_json: JsonOption = False,
     seconds: Annotated[
-        float, typer.Option(show_default=False, help="Nor let that one contend for so long.")
+        float,
+        typer.Option(
+            show_default=False, help="Nor let that one contend for so long.", callback=seconds_from(0)
+        ),
     ] = 0.0,
 ) -> None:
     """Let the leader hand over to whoever is next, and say who leads then.
@@ -375,7 +404,7 @@ def resign(
 
 
 def freeze(
-    seconds: Annotated[float, typer.Argument(help="For so long; 0 ends that.")],
+    seconds: Annotated[float, typer.Argument(help="For so long; 0 ends that.", callback=seconds_from(0))],
     election: ElectionOption = None,
     data: DataOption = None,
     config: ConfigOption = None,
@@ -390,11 +419,28 @@ def freeze(
     Exit code 0: so it is. 3: no node answers. 4: refused; a leader can resign for so many seconds.
     """
     of = node(config, id, data, url, token_file, timeout)
-    wish(of, "freeze", as_json, election=election, seconds=seconds)
+    try:
+        tell(ask(of, "freeze", election=election, seconds=seconds), as_json)
+    except Refused as error:
+        where = {"--election": election, "--config": config, "--id": id, "--data": data, "--url": url}
+        given = [(name, str(word)) for name, word in {**where, "--token-file": token_file}.items() if word]
+        again = f"{elect()} resign --seconds {seconds:g} {shlex.join(chain(*given))}"
+        end(REFUSED, f"{error}: `{again}`" if leads(of, election) else error)
+
+
+def leads(of: OnThisMachine | OverHttp, election: str | None) -> bool:
+    """Whether the node that was asked leads this election, by default the first."""
+    standings = asked(of, "status")["elections"]
+    chosen = election or asked(of, "leader")["election"]
+    return any(each["role"] == "leader" for each in standings if each["election"] == chosen)
 
 
 def wish(of: OnThisMachine | OverHttp, what: str, as_json: bool, **words: Word) -> None:
-    answer = asked(of, what, **words)
+    tell(asked(of, what, **words), as_json)
+
+
+def tell(answer: dict[str, Any], as_json: bool) -> NoReturn:
+    """Say who leads now, and whether what was wished is done."""
     if as_json:
         print(json.dumps(answer))
     elif answer["leader"]:
@@ -406,8 +452,14 @@ def wish(of: OnThisMachine | OverHttp, what: str, as_json: bool, **words: Word) 
 
 def asked(of: OnThisMachine | OverHttp, what: str, **words: Word) -> Any:
     try:
+        return ask(of, what, **words)
+    except Refused as error:
+        end(REFUSED, error)
+
+
+def ask(of: OnThisMachine | OverHttp, what: str, **words: Word) -> Any:
+    """Raises `Refused`."""
+    try:
         return of.ask(what, **words)
     except Unreachable as error:
         end(UNREACHABLE, error)
-    except Refused as error:
-        end(REFUSED, error)

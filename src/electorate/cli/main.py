@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any
 
+from electorate.cli.invocation import elect
 from electorate.errors import UserError, hint
 from electorate.extras import install
 from electorate.version import __version__
@@ -17,6 +21,9 @@ except ModuleNotFoundError:
     sys.exit(2)
 
 from typer.core import TyperGroup
+
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""What is raised for words that make no command; typer names only what is derived of it."""
 
 COMMANDS = {
     "node": "electorate.cli.node:node",
@@ -39,6 +46,23 @@ COMMANDS = {
 """Where each subcommand is: a function, or an application with subcommands of its own."""
 
 
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Whatever is wrong in the words that were typed is said so."""
+    try:
+        yield
+    except UsageError as raised:
+        error: Any = raised
+        complaint = error.format_message().rstrip(".")
+        if not complaint or "\n" in complaint:  # nothing was typed, and help is shown
+            raise
+        if negative := re.search("No such option: (-[0-9].*)", complaint):
+            complaint = f"{negative[1]} is less than 0: say a number from 0 on"
+        command = error.ctx.command_path.partition(" ")[2] if error.ctx else ""
+        more = "" if complaint.endswith("?") else f"; see `{f'{elect()} {command}'.strip()} --help`"
+        raise UserError(f"{complaint[0].lower()}{complaint[1:]}{more}") from None
+
+
 class Subcommands(TyperGroup):
     """A node need not import what only the laboratory uses."""
 
@@ -49,6 +73,14 @@ class Subcommands(TyperGroup):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise UserError(f"there is no command '{args[0]}'; {hint(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with one_sentence():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with one_sentence():
+            return super().invoke(ctx)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
@@ -80,7 +112,7 @@ def tell_version(wished: bool) -> None:
 
 
 @app.callback()
-def elect(
+def command(
     version: Annotated[
         bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Print the version.")
     ] = False,

@@ -34,6 +34,8 @@ class Contact:
         self.timer: asyncio.TimerHandle | None = None
         self.away: dict[NodeId, float] = {}
         """Since when each peer has not been reached, on the clock of the loop."""
+        self.lost: dict[NodeId, float] = {}
+        """Since when each peer that had been reached is not, in seconds since 1970: to be shown."""
         self.why: dict[NodeId, str] = {}
         """Why the last attempt to reach it failed."""
         self.named: dict[NodeId, set[str]] = {}
@@ -79,7 +81,11 @@ class Contact:
         quorum = "a quorum" if membership.is_quorum(self.host.node.reachable) else "no quorum"
         return f"{count}, by quorum = {membership.rule.value} {quorum}"
 
+    def parted(self, peer: NodeId) -> None:
+        self.lost[peer] = time.time()
+
     def reached(self, peer: NodeId) -> None:
+        self.lost.pop(peer, None)
         self.away.pop(peer, None)
         self.why.pop(peer, None)
         if self.named.pop(peer, None):

@@ -18,8 +18,10 @@ answered by {"error": ..., "refused": true}.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -27,6 +29,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from electorate.runtime import wishes
 from electorate.runtime.door import Door
 from electorate.runtime.handover import Wish
 from electorate.runtime.host import Host
@@ -104,6 +107,7 @@ class Answering:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.callers: set[asyncio.Task[None]] = set()
+        self.audit = logging.getLogger(f"electorate.{host.id}.audit")
 
     async def close(self) -> None:
         for caller in self.callers:
@@ -136,7 +140,7 @@ class Answering:
             if asked.ask == "watch":
                 await self.watch(asked.election, reader, writer)
             else:
-                say(writer, await self.reply(asked))
+                say(writer, await self.reply(asked, caller(writer)))
         except (msgspec.MsgspecError, ValueError) as error:
             say(writer, {"error": str(error), "refused": not isinstance(error, msgspec.MsgspecError)})
         async with asyncio.timeout(PATIENCE):
@@ -151,7 +155,7 @@ class Answering:
         except ValueError:
             raise ValueError(f"a question has {LINE} bytes at most, and ends with a line feed") from None
 
-    async def reply(self, asked: Ask) -> Any:
+    async def reply(self, asked: Ask, who: str) -> Any:
         host = self.host
         match asked.ask:
             case "status":
@@ -161,12 +165,8 @@ class Answering:
                 return {"elections": host.status()["elections"]}
             case "leader":
                 return self.leader(self.existing(asked.election))
-            case "transfer":
-                return await self.transfer(asked)
-            case "freeze":
-                return self.freeze(self.existing(asked.election), asked.seconds)
             case _:
-                return await self.resign(asked)
+                return await self.command(asked, who)
 
     def existing(self, election: str | None) -> str:
         name = election or self.host.config.elections[0]
@@ -185,22 +185,35 @@ class Answering:
             "metadata": dict(known.metadata) if known else {},
         }
 
-    async def transfer(self, asked: Ask) -> dict[str, Any]:
-        if asked.to is None:
+    async def command(self, asked: Ask, who: str) -> dict[str, Any]:
+        """Obey, and write down who wished what, and what came of it."""
+        if asked.ask == "transfer" and asked.to is None:
             raise ValueError("say to whom")
-        wish = Wish(self.existing(asked.election), asked.to, asked.force)
-        self.host.log.info("asked on this machine to hand '%s' over to %s", wish.election, wish.to)
-        return await self.fulfil(wish)
+        election = asked.election or self.host.config.elections[0]
+        to = asked.to if asked.ask == "transfer" else None
+        wish = Wish(election, to, asked.force, asked.seconds)
+        freezes = asked.ask == "freeze"
+        what = wishes.frozen(election, asked.seconds) if freezes else str(wish)
+        try:
+            self.existing(election)
+            answer = self.freeze(wish) if freezes else await self.fulfil(wish)
+        except ValueError as error:
+            self.record(who, what, f"refused: {error}")
+            raise
+        except asyncio.CancelledError:
+            self.record(who, what, "this node stopped meanwhile")
+            raise
+        self.record(who, what, "done" if answer["done"] else "under way")
+        return answer
 
-    async def resign(self, asked: Ask) -> dict[str, Any]:
-        wish = Wish(self.existing(asked.election), seconds=asked.seconds)
-        self.host.log.info("asked on this machine that the leader of '%s' resign", wish.election)
-        return await self.fulfil(wish)
+    def record(self, who: str, what: str, outcome: str) -> None:
+        self.audit.info(
+            "%s asked for %s: %s", who, what, outcome, extra={"client": who, "wish": what, "outcome": outcome}
+        )
 
-    def freeze(self, election: str, seconds: float) -> dict[str, Any]:
-        self.host.log.info("asked on this machine not to contend for '%s' for %g s", election, seconds)
-        self.host.freeze(election, seconds)
-        return {**self.leader(election), "done": True}
+    def freeze(self, wish: Wish) -> dict[str, Any]:
+        self.host.freeze(wish.election, wish.seconds)
+        return {**self.leader(wish.election), "done": True}
 
     async def fulfil(self, wish: Wish) -> dict[str, Any]:
         """Who leads once another does, or when there has been time enough for it."""
@@ -233,3 +246,12 @@ class Answering:
 
 def say(writer: asyncio.StreamWriter, what: Any) -> None:
     writer.write(msgspec.json.encode(what) + b"\n")
+
+
+def caller(writer: asyncio.StreamWriter) -> str:
+    """Who is at the other end, as far as the system tells."""
+    connection = writer.get_extra_info("socket")
+    if not hasattr(socket, "SO_PEERCRED"):
+        return "a process on this machine"
+    [pid] = struct.unpack("i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4))
+    return f"process {pid} on this machine"

@@ -45,6 +45,11 @@ class Wish(NamedTuple):
     force: bool = False
     seconds: float = 0.0
 
+    def __str__(self) -> str:
+        if self.to is not None:
+            return f"transfer of {self.election!r} to {self.to!r}{' by force' if self.force else ''}"
+        return f"resignation from {self.election!r}{f' for {self.seconds:g} s' if self.seconds else ''}"
+
 
 class Outcome(NamedTuple):
     """Whether it has come true; if not yet, what is waited for."""

@@ -443,7 +443,7 @@ class Host:
         """Do not contend for so long; 0 ends that. Raises `ValueError` if this node leads, or may not hold an
         election of that name."""
         self.check_room(election)
-        if election in self.node.leading:
+        if seconds and election in self.node.leading:
             raise ValueError(f"node {self.id} leads '{election}': let it resign for so many seconds")
         self.wishes.freeze(election, seconds)
 
@@ -882,6 +882,7 @@ class Host:
     def lost(self, peer: NodeId) -> None:
         self.figures.parted(peer)
         self.handover.lost(peer)
+        self.contact.parted(peer)
         self.tell("peer", {"peer": peer, "state": "lost"})
         self.do(self.node.lost(now(), peer, dead=False))
         self.contact.look()
@@ -1042,6 +1043,7 @@ class Host:
             "leader": view.leader,
             "term": view.term,
             "lease_left": round(self.lease_left(view.election), 4),
+            "frozen": round(self.wishes.frozen_for(view.election), 1),
             "since": round(reign.since, 3) if reign and view.leader else None,
             "changes": reign.changes if reign else 0,
         }
@@ -1051,6 +1053,7 @@ class Host:
         return {
             "elections": [self.standing(election.view) for election in self.node.elections.values()],
             "peers": self.peers(),
+            "lost_since": self.lost_since(),
             "unreached": self.unreached(),
             "no_quorum": self.contact.no_quorum,
             "no_store": self.no_store,
@@ -1061,7 +1064,17 @@ class Host:
         }
 
     def peers(self) -> dict[NodeId, str]:
-        return {peer: "connected" if link.connected else "lost" for peer, link in self.links.items()}
+        """Whether each is connected, lost, or was never reached since this start. May be asked from any
+        thread."""
+        apart = dict.fromkeys(self.contact.lost, "lost")
+        return {
+            peer: "connected" if link.connected else apart.get(peer, "never reached")
+            for peer, link in self.links.items()
+        }
+
+    def lost_since(self) -> dict[NodeId, float]:
+        """When each peer was lost, in seconds since 1970. May be asked from any thread."""
+        return {peer: round(at, 3) for peer, at in self.contact.lost.copy().items()}
 
     def unreached(self) -> dict[NodeId, str]:
         """Why the last attempt to reach a peer failed. May be asked from any thread."""

@@ -58,4 +58,9 @@ class Wishes:
 
 def check(seconds: float) -> None:
     if not 0 <= seconds <= LONGEST:
-        raise ValueError(f"{seconds:g} is not a number of seconds from 0 to {LONGEST:g}")
+        raise ValueError(f"{seconds:g} is not a number of seconds from 0 to {LONGEST:.0f}")
+
+
+def frozen(election: str, seconds: float) -> str:
+    """What is wished by that."""
+    return f"freeze of {election!r} for {seconds:g} s" if seconds else f"end of the freeze of {election!r}"

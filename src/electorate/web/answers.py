@@ -7,7 +7,8 @@ from typing import Annotated
 import msgspec
 
 from electorate.core.model import NodeId, Role, Term
-from electorate.runtime.wishes import LONGEST
+from electorate.runtime.handover import Wish
+from electorate.runtime.wishes import LONGEST, frozen
 
 
 class Leader(msgspec.Struct):
@@ -29,14 +30,16 @@ class Fitness(msgspec.Struct):
 
 class Standing(msgspec.Struct):
     """What this node knows of one election. `lease_left` is in seconds, 3600 at most (so it is where a leader
-    needs nobody's support). `since` tells when it learnt of the leader, in seconds since 1970; `changes`, how
-    many leaderships it has seen begin after the first."""
+    needs nobody's support). `frozen` is for how many seconds more it does not contend, as was wished. `since`
+    tells when it learnt of the leader, in seconds since 1970; `changes`, how many leaderships it has seen
+    begin after the first."""
 
     election: str
     role: Role
     leader: NodeId | None
     term: Term
     lease_left: float
+    frozen: float
     since: float | None
     changes: int
 
@@ -60,6 +63,9 @@ class Status(msgspec.Struct):
     elections: list[Standing]
     total: int
     peers: dict[NodeId, str]
+    """Whether each is connected, lost, or was never reached since this node started."""
+    lost_since: dict[NodeId, float]
+    """When each peer was lost, in seconds since 1970."""
     unreached: dict[NodeId, str]
     """Why the last attempt to reach a peer failed."""
     no_quorum: str | None
@@ -104,7 +110,7 @@ class Transfer(msgspec.Struct, forbid_unknown_fields=True):
     force: bool = False
 
     def __str__(self) -> str:
-        return f"transfer of {self.election!r} to {self.to!r}{' by force' if self.force else ''}"
+        return str(Wish(self.election, self.to, self.force))
 
 
 class Resign(msgspec.Struct, forbid_unknown_fields=True):
@@ -114,7 +120,7 @@ class Resign(msgspec.Struct, forbid_unknown_fields=True):
     seconds: Seconds = 0.0
 
     def __str__(self) -> str:
-        return f"resignation from {self.election!r}{f' for {self.seconds:g} s' if self.seconds else ''}"
+        return str(Wish(self.election, seconds=self.seconds))
 
 
 class Freeze(msgspec.Struct, forbid_unknown_fields=True):
@@ -124,4 +130,4 @@ class Freeze(msgspec.Struct, forbid_unknown_fields=True):
     seconds: Seconds
 
     def __str__(self) -> str:
-        return f"a freeze of {self.election!r} for {self.seconds:g} s"
+        return frozen(self.election, self.seconds)

@@ -154,6 +154,7 @@ class Api:
                 elections=first.elections,
                 total=first.total,
                 peers=host.peers(),
+                lost_since=host.lost_since(),
                 unreached=host.unreached(),
                 no_quorum=host.contact.no_quorum,
                 no_store=host.no_store,
