@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from electorate.cli.safety import Ledger
 from electorate.cli.torture.fabric import Fabric, ip
 from electorate.runtime.clock import now
+from electorate.runtime.secret import new
 
 MODES = ("attested", "refused", "none")
 IDS = ["a", "b", "c"]
@@ -84,7 +85,7 @@ class Trial:
     def __enter__(self) -> Trial:
         secret = self.directory / "secret"
         secret.touch(0o600)
-        secret.write_text("a secret of more than sixteen bytes")
+        secret.write_text(new())
         nodes = "".join(f'[nodes.{id}]\naddress = "{id}.test:{PORT}"\n' for id in IDS)
         (self.directory / "cluster.toml").write_text(
             f'cluster = "deaths"\nsecret_file = "secret"\nproof_of_death = "{self.mode}"\n'

@@ -11,7 +11,7 @@ import msgspec
 from electorate.core.configuration import configuration, digests
 from electorate.core.model import Member, Membership, Message, Reason, Settings
 from electorate.core.zab import State
-from electorate.runtime.wire import PROTOCOL, Greeting, How, Proof, Said, Word, frame
+from electorate.runtime.wire import PROTOCOL, Greeting, How, Said, Word, frame
 
 HERE = Path(__file__).parent / "corpus"
 VALUES = {
@@ -63,7 +63,6 @@ if __name__ == "__main__":
         write("frames", f"all-to-{algorithm}", bytes([number, 99]) + b"".join(map(frame, words)))
     greetings = {
         "member": greeting("b"),
-        "secret": greeting("b", nonce=b"n" * 32),
         "rejoining": greeting("b", said=Said((9, 7), (3, 5), True), known=(2, 4)),
         "stranger": greeting("x"),
         "other-cluster": greeting("b", cluster="other"),
@@ -71,5 +70,4 @@ if __name__ == "__main__":
     }
     for name, hello in greetings.items():
         for secret in (0, 1):
-            said = frame(hello) + frame(Proof(b"p" * 32)) if name == "secret" else frame(hello)
-            write("greeting", f"{name}-{secret}", bytes([secret, 99]) + said + frame(words[0]))
+            write("greeting", f"{name}-{secret}", bytes([secret, 99]) + frame(hello) + frame(words[0]))

@@ -21,6 +21,7 @@ import atheris
 with atheris.instrument_imports(include=["electorate.runtime"]):
     from electorate.runtime.config import check
     from electorate.runtime.host import Host
+    from electorate.runtime.secret import new
 
 ABORT = struct.pack("ii", 1, 0)
 
@@ -30,7 +31,7 @@ class Door:
 
     def __init__(self, place: Path) -> None:
         logging.getLogger("electorate").setLevel(logging.CRITICAL)
-        (place / "secret").write_text("nobody will ever guess this one")
+        (place / "secret").write_text(new())
         (place / "secret").chmod(0o600)
         self.loop = asyncio.new_event_loop()
         self.raised: list[Any] = []
@@ -67,7 +68,7 @@ class Door:
                     caller.sendall(data[at : at + size])
                 for _ in range(4):
                     await asyncio.sleep(0)
-            if host.secret:
+            if host.certificates:
                 assert not host.incoming, "a stranger was taken for a member"
         for _ in range(4):
             await asyncio.sleep(0)

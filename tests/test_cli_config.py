@@ -13,12 +13,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from electorate.cli import authority
-from electorate.cli.authority import issue_certificate, make_authority
 from electorate.cli.config import losses, quorum
 from electorate.cli.plan import reserved_ports
 from electorate.core.model import Kind, Member, Membership, QuorumRule
+from electorate.runtime import authority
+from electorate.runtime.authority import issue_certificate, make_authority
 from electorate.runtime.config import load
+from electorate.runtime.secret import new
 from electorate.runtime.store import lock
 
 ELECT = Path(sys.executable).with_name("elect")
@@ -188,21 +189,25 @@ def troubles(directory: Path, *words: str) -> list[str]:
 
 def test_check_looks_at_secrets_and_tokens(tmp_path: Path, write: Callable[[str], None]) -> None:
     write('secret_file = "secret"\n[http]\ntoken_file = "token"')
-    missing, no_token = troubles(tmp_path)
+    no_token, missing = troubles(tmp_path)
     assert missing.startswith("secret_file secret cannot be read: No such file")
-    assert no_token.startswith("token file token cannot be read (No such file")
+    assert no_token.startswith("token file token cannot be read: No such file")
     assert "note: secret_file secret cannot be read" in elect(tmp_path, "check", "cluster.toml")[1]
     secret, token = tmp_path / "secret", tmp_path / "token"
     secret.write_text("too short")
     secret.chmod(0o600)
     token.write_text("x")
     token.chmod(0o644)
-    short, open_to_all = troubles(tmp_path)
-    assert short.startswith("secret_file secret has 9 bytes, and needs 16")
-    assert open_to_all == "token file token is open to everybody: chmod o= token"
-    secret.write_text("long enough, and secret")
+    open_to_all, short = troubles(tmp_path)
+    assert short.startswith("secret_file secret, line 1: a secret is 32 random bytes or more")
+    assert open_to_all.startswith("token file token is open to everybody: chmod 6")
+    secret.write_text(new())
     token.chmod(0o600)
     assert troubles(tmp_path) == []
+    secret.write_text("passphrase: correct horse battery staple")
+    assert troubles(tmp_path) == []
+    note = "note: secret_file secret has a pass-phrase: whoever reaches a node can take"
+    assert note in elect(tmp_path, "check", "cluster.toml")[1]
 
 
 def test_check_looks_at_certificates(tmp_path: Path, write: Callable[[str], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -15,18 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 import electorate
-from electorate.cli import authority
 from electorate.core.identity import Start
-from electorate.runtime import attestation, link, names
+from electorate.runtime import attestation, authority, certificates, link, names
 from electorate.runtime.attestation import Witness, attest, exited
 from electorate.runtime.host import Host
-from electorate.runtime.secret import Secret, nonce
-from electorate.runtime.tls import Files
-from electorate.runtime.wire import Exited, WireError, answers, encode, frame
+from electorate.runtime.link import FIRST_PAUSE
+from electorate.runtime.secret import Secret, new
+from electorate.runtime.tls import Credentials
+from electorate.runtime.wire import Exited, WireError, answers, frame
 from tests.runtime_hosts import BOUND, Cluster, cluster, crash, in_loop, until
 
 LONG = {"lease": 60.0, "beat": 0.1}
@@ -40,23 +40,31 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("keys")
     for name in ("secret", "other-secret"):
         (directory / name).touch(0o600)
-        (directory / name).write_text(f"{name}: correct horse battery staple")
+        (directory / name).write_text(new())
     for place in (directory, directory / "other"):
         authority.make_authority("demo", place, 10)
-        for id in "abc":
+        for id in "abcd":
             authority.issue_certificate(id, place, 10)
     return directory
 
 
-def files(keys: Path, id: str) -> Files:
-    return Files(str(keys / "ca.pem"), str(keys / f"{id}.pem"), str(keys / f"{id}.key"))
+def files(directory: Path, id: str) -> dict[str, str]:
+    return {
+        name: str(directory / file)
+        for name, file in (("ca", "ca.pem"), ("cert", f"{id}.pem"), ("key", f"{id}.key"))
+    }
+
+
+def shown(directory: Path, id: str) -> Credentials:
+    """What a node has that has these files."""
+    return Credentials(**{name: Path(file).read_text() for name, file in files(directory, id).items()})
 
 
 def settings(kind: str, keys: Path, **more: Any) -> dict[str, Any]:
     """Of a cluster that is protected so, and believes nothing but what is attested."""
     protection: dict[str, Any] = {"secret": {"secret_file": str(keys / "secret")}}.get(kind, {})
     if kind == "tls":
-        protection = {"tls": files(keys, "{id}")._asdict()}
+        protection = {"tls": files(keys, "{id}")}
     return {"timing": LONG, "proof_of_death": "attested", **protection, **more}
 
 
@@ -105,8 +113,8 @@ def dials(at: Cluster, peer: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     heard = dict.fromkeys(at.hosts, 0)
     attested = link.Link.attested
 
-    def hear(self: link.Link, said: Exited, greeting: Any) -> None:
-        attested(self, said, greeting)
+    def hear(self: link.Link, said: Exited) -> None:
+        attested(self, said)
         heard[self.host.id] += self.peer == peer
 
     monkeypatch.setattr(link.Link, "attested", hear)
@@ -273,22 +281,22 @@ async def test_the_end_of_another_life_counts_for_nothing(
         }[other]
         heard = dials(at, first.id, monkeypatch)
         holder = await held_crash(at, second)
-        key = Secret(keys / "secret").key_of_exit(ended).hex()
-        with holder.attesting(start=ended, key=key):
+        with holder.attesting(start=ended):
             await until(lambda: all(heard[id] > 2 for id in others))
         assert not dead(at, first.id)
-        assert not any(at.hosts[id].figures.refusals["secret"] for id in others), "it was well said"
+        assert not any(at.hosts[id].figures.refusals["certificate"] for id in others), "it was well said"
         with holder.attesting():
             await until(lambda: dead(at, first.id) == set(others))
         holder.listener.close()
 
 
+@pytest.mark.parametrize("kind", ["plain", "secret", "tls"])
 @in_loop
 async def test_the_end_of_another_node_counts_for_nothing(
-    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """The address of the leader is, for a while, that where the guardian of another node answers."""
-    async with cluster(tmp_path, ids="abcd", **settings("secret", keys)) as at:
+    async with cluster(tmp_path, ids="abcd", **settings(kind, keys)) as at:
         leader = await at.agreed()
         stranger = next(host for host in at.hosts.values() if host is not leader)
         others = set(at.hosts) - {leader.id, stranger.id}
@@ -298,107 +306,59 @@ async def test_the_end_of_another_node_counts_for_nothing(
         heard = dials(at, leader.id, monkeypatch)
         holder = await held_crash(at, leader)
         with holder.attesting(**theirs._asdict()):
-            await until(lambda: all(heard[id] > 2 for id in others))
+            if kind == "plain":
+                await until(lambda: all(heard[id] > 2 for id in others))
+            else:
+                await until(lambda: all(at.hosts[id].figures.refusals["certificate"] > 2 for id in others))
         assert not dead(at, leader.id) and not dead(at, stranger.id)
         with holder.attesting():
             await until(lambda: dead(at, leader.id) == others)
         holder.listener.close()
 
 
-@pytest.mark.parametrize("forged", ["no proof", "another secret", "another life's key", "a bit of it"])
+@pytest.mark.parametrize("wrong", ["another node's", "another authority's", "another secret's", "none"])
 @in_loop
-async def test_a_forged_proof_is_complained_about_and_counts_for_nothing(
-    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, forged: str
-) -> None:
-    async with cluster(tmp_path, **settings("secret", keys)) as at:
-        leader = await at.agreed()
-        others = [host for host in at.hosts.values() if host is not leader]
-        holder = await held_crash(at, leader)
-        mine, start = Secret(keys / "secret"), leader.started
-        key = {
-            "no proof": "",
-            "another secret": Secret(keys / "other-secret").key_of_exit(start).hex(),
-            "another life's key": mine.key_of_exit(Start(start.incarnation, 7)).hex(),
-            "a bit of it": mine.key_of_exit(start).hex(),
-        }[forged]
-        if forged == "a bit of it":
-            monkeypatch.setattr(Witness, "answer", lambda self, said: shortened(start, self, said))
-        with holder.attesting(key=key):
-            await until(lambda: all(host.figures.refusals["secret"] > 2 for host in others))
-        assert not dead(at, leader.id)
-        for host in others:
-            assert any(
-                f"not trusting {leader.id}: it says that the node has exited" in it for it in host.counts
-            )
-        monkeypatch.undo()
-        with holder.attesting():
-            await until(lambda: len(dead(at, leader.id)) == 2)
-        holder.listener.close()
-
-
-def shortened(start: Start, witness: Witness, greeting: bytes) -> bytes:
-    return exited(start, attestation.proof(witness.key, greeting)[:16])
-
-
-@in_loop
-async def test_a_replayed_proof_counts_for_nothing(
-    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Even of this very life: it was the answer to an older greeting."""
-    async with cluster(tmp_path, **settings("secret", keys)) as at:
-        leader = await at.agreed()
-        [one, other] = [host for host in at.hosts.values() if host is not leader]
-        recorded = dict[str, bytes]()
-        answer = Witness.answer
-
-        def record(witness: Witness, said: bytes) -> bytes:
-            dialler = msgspec.msgpack.decode(said)["node"]
-            return recorded.setdefault(dialler, answer(witness, said))
-
-        monkeypatch.setattr(Witness, "answer", record)
-        holder = await held_crash(at, leader)
-        with holder.attesting():
-            await until(lambda: len(dead(at, leader.id)) == 2)
-            at.events.clear()
-            for host in (one, other):
-                host.buried.clear()
-            await until(lambda: all(host.figures.refusals["secret"] > 2 for host in (one, other)))
-        assert not dead(at, leader.id)
-        holder.listener.close()
-
-
-@pytest.mark.parametrize("shown", ["another node's", "another authority's"])
-@in_loop
-async def test_with_the_wrong_certificate_it_is_not_believed(
-    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, shown: str
-) -> None:
+async def test_with_the_wrong_certificate_it_is_not_believed(tmp_path: Path, keys: Path, wrong: str) -> None:
     """Not even if it does not wait for a greeting."""
-    async with cluster(tmp_path, **settings("tls", keys)) as at:
+    kind = "secret" if wrong == "another secret's" else "tls"
+    async with cluster(tmp_path, **settings(kind, keys)) as at:
         leader = await at.agreed()
         others = [host for host in at.hosts.values() if host is not leader]
         holder = await held_crash(at, leader)
-        mine = keys / "other" if shown == "another authority's" else keys
-        wrong = files(mine, leader.id if mine != keys else others[0].id)._replace(ca=str(keys / "ca.pem"))
-        with unasked(holder, exited(leader.started, b""), wrong):
-            await until(lambda: all(host.figures.refusals["certificate"] > 2 for host in others))
-        with holder.attesting(tls=wrong):
-            refused = [host.figures.refusals["certificate"] for host in others]
-            await until(
-                lambda: all(
-                    host.figures.refusals["certificate"] > before + 2
-                    for host, before in zip(others, refused, strict=True)
+        mine = leader.testimony.credentials
+        assert mine
+        forged = {
+            "another node's": shown(keys, others[0].id),
+            "another authority's": shown(keys / "other", leader.id)._replace(ca=mine[0]),
+            "another secret's": Secret(keys / "other-secret", "demo", leader.id).read()._replace(ca=mine[0]),
+            "none": None,
+        }[wrong]
+
+        if forged:
+            with unasked(holder, exited(leader.started), forged):
+                await until(lambda: all(host.figures.refusals["certificate"] > 2 for host in others))
+        with holder.attesting(credentials=forged):
+            if forged:
+                refused = [host.figures.refusals["certificate"] for host in others]
+                await until(
+                    lambda: all(
+                        host.figures.refusals["certificate"] > before + 2
+                        for host, before in zip(others, refused, strict=True)
+                    )
                 )
-            )
+            else:
+                why = [host.links[leader.id] for host in others]
+                await until(lambda: all(link.failure and link.pause > 2 * FIRST_PAUSE for link in why))
         assert not dead(at, leader.id)
         for host in others:
-            assert any(f"not trusting {leader.id}: its certificate" in complaint for complaint in host.counts)
+            assert not forged or any(f"not trusting {leader.id}: its certificate" in it for it in host.counts)
         with holder.attesting():
             await until(lambda: len(dead(at, leader.id)) == 2)
         holder.listener.close()
 
 
 @contextlib.contextmanager
-def unasked(holder: Holder, said: bytes, shown: Files) -> Iterator[None]:
+def unasked(holder: Holder, said: bytes, shown: Credentials) -> Iterator[None]:
     """Somebody says this there to whoever connects, as soon as TLS stands."""
     context = shown.context(ssl.PROTOCOL_TLS_SERVER)
     over = threading.Event()
@@ -473,7 +433,6 @@ async def test_a_node_that_lives_again_needs_another_testimony(tmp_path: Path, k
         host.live_again()
         await until(lambda: host.testimony.start != before.start)
         assert host.testimony.start == host.started
-        assert host.testimony.key != before.key
         assert [event for event in at.events if event[1] == "testimony"] == [("c", "testimony", {})]
         await until(lambda: at.hosts["a"].known("c") == host.started)
 
@@ -483,24 +442,23 @@ async def test_a_node_that_lives_again_needs_another_testimony(tmp_path: Path, k
 
 @pytest.mark.parametrize("start", [(1, 0), (2**31 - 1, 2**63 - 1)])
 def test_the_frame_made_by_hand_is_the_one_of_the_wire(start: tuple[int, int]) -> None:
-    for proof in (b"", bytes(range(32))):
-        assert list(answers().feed(exited(start, proof))) == [Exited(start, proof)]
+    assert list(answers().feed(exited(start))) == [Exited(start)]
 
 
 def test_an_end_of_no_possible_life_is_no_answer() -> None:
     for start in ((0, 1), (2**31, 1), (1, 2**63)):
         with pytest.raises(WireError):
-            list(answers().feed(exited(start, b"")))
+            list(answers().feed(exited(start)))
 
 
 def test_a_testimony_survives_being_told_as_json(keys: Path) -> None:
     for testimony in (
-        attestation.Testimony((1, 2**63 - 1), "ab" * 32),
-        attestation.Testimony((3, 5), "", files(keys, "a")),
+        attestation.Testimony((1, 2**63 - 1)),
+        attestation.Testimony((3, 5), shown(keys, "a")),
     ):
         said = attestation.Testimony(*json.loads(json.dumps(testimony)))
-        assert Witness(said).answer(b"greeting") == Witness(testimony).answer(b"greeting")
-        assert (said.tls is None) == (testimony.tls is None)
+        assert Witness(said).answer == Witness(testimony).answer
+        assert (Witness(said).context is None) == (testimony.credentials is None)
 
 
 @pytest.fixture
@@ -522,7 +480,7 @@ def read_all(connection: socket.socket) -> bytes:
 GREETING = frame(Exited((1, 1)))
 """Any frame will do: what it says is not looked at."""
 WITNESS = Witness(attestation.Testimony((4, 2)))
-ANSWER = exited((4, 2), b"")
+ANSWER = exited((4, 2))
 
 
 def test_nobody_waits_for_another(listener: socket.socket) -> None:
@@ -575,46 +533,42 @@ def test_after_its_time_nobody_answers(listener: socket.socket) -> None:
     os.close(write)
 
 
-def test_a_renewed_certificate_is_shown_and_a_broken_one_is_not(
-    tmp_path: Path, keys: Path, listener: socket.socket, capfd: pytest.CaptureFixture[str]
+@in_loop
+async def test_a_guardian_is_told_of_a_renewed_certificate_and_not_of_a_broken_one(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A guardian may have read its certificate long before its node dies."""
+    """Though nobody dials."""
+    monkeypatch.setattr(certificates, "LOOK", 0.02)
     authority.make_authority("demo", tmp_path, 10)
     authority.issue_certificate("a", tmp_path, 10)
-    witness = Witness(attestation.Testimony((4, 2), "", files(tmp_path, "a")))
-    context = files(tmp_path, "a").context(ssl.PROTOCOL_TLS_CLIENT)
-
-    def shown() -> bytes:
-        with (
-            answering(listener, witness),
-            caller(listener) as plain,
-            context.wrap_socket(plain) as wrapped,
-        ):
-            certificate = wrapped.getpeercert(binary_form=True)
-            wrapped.sendall(GREETING)
-            assert read_all(wrapped) == ANSWER
-            assert certificate
-            return certificate
-
-    first = shown()
-    authority.issue_certificate("a", tmp_path, 10, force=True)
-    second = shown()
-    (tmp_path / "a.pem").write_text("no certificate")
-    third = shown()
-    assert first != second == third
-    assert "the one that was read before stays in use" in capfd.readouterr().err
+    async with cluster(tmp_path / "data", ids="a", tls=files(tmp_path, "a")) as at:
+        host = at.hosts["a"]
+        assert host.testimony.credentials == shown(tmp_path, "a")
+        authority.issue_certificate("a", tmp_path, 10, force=True)
+        await until(lambda: at.saw("a", "testimony"))
+        renewed = host.testimony
+        assert renewed.credentials == shown(tmp_path, "a")
+        (tmp_path / "a.pem").write_text("no certificate")
+        assert host.certificates
+        seen = host.certificates.seen
+        await until(lambda: host.certificates and host.certificates.seen != seen)
+        assert host.testimony == renewed
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            assert await asyncio.to_thread(certificate_there, listener, renewed) == renewed.credentials
 
 
-def test_a_proof_covers_the_whole_greeting_and_the_life(tmp_path: Path, keys: Path) -> None:
-    secret, start = Secret(keys / "secret"), Start(4, 2)
-    at = Cluster(tmp_path, {"a": 1, "b": 2}, {})
-    greeting = encode(at.greeting("a", "b", Start(1, 1), nonce=nonce()))
-    [said] = answers().feed(
-        Witness(attestation.Testimony(start, secret.key_of_exit(start).hex())).answer(greeting)
-    )
-    assert isinstance(said, Exited)
-    assert secret.is_proof_of_exit(said.proof, start, greeting)
-    again = encode(at.greeting("a", "b", Start(1, 1), nonce=nonce()))
-    assert not secret.is_proof_of_exit(said.proof, start, again)
-    assert not secret.is_proof_of_exit(said.proof, Start(4, 3), greeting)
-    assert not secret.is_proof_of_exit(b"", start, greeting)
+def certificate_there(listener: socket.socket, testimony: attestation.Testimony) -> Credentials:
+    """Who answers there shows these, and says that this life has ended."""
+    assert testimony.credentials
+    mine = Credentials(*testimony.credentials)
+    context = mine.context(ssl.PROTOCOL_TLS_CLIENT)
+    with (
+        answering(listener, Witness(testimony)),
+        caller(listener) as plain,
+        context.wrap_socket(plain) as wrapped,
+    ):
+        der = wrapped.getpeercert(binary_form=True)
+        assert der
+        wrapped.sendall(GREETING)
+        assert read_all(wrapped) == exited(testimony.start)
+        return mine._replace(cert=ssl.DER_cert_to_PEM_cert(der))

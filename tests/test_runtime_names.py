@@ -22,12 +22,12 @@ from typing import Any, cast
 
 import pytest
 
-from electorate.cli.authority import issue_certificate, make_authority
 from electorate.cli.node import runner
 from electorate.cli.plan import reserved_ports
 from electorate.errors import UserError
 from electorate.runtime import link as link_module
 from electorate.runtime import names
+from electorate.runtime.authority import issue_certificate, make_authority
 from electorate.runtime.config import check
 from electorate.runtime.host import Host
 from electorate.runtime.names import Address, Entrant, Name, Place, bound, in_turn, place, reach

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import shutil
 import socket
 import ssl
+import stat
+import subprocess
+import sys
+import time
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,27 +25,18 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from electorate.cli import authority
-from electorate.core.identity import Start
 from electorate.errors import UserError
+from electorate.runtime import authority, certificates, private
 from electorate.runtime import host as host_module
+from electorate.runtime.certificates import Certificates
 from electorate.runtime.figures import Refusal
 from electorate.runtime.host import Host
 from electorate.runtime.link import Incoming
-from electorate.runtime.secret import SEAL, Secret, nonce
-from electorate.runtime.tls import Certificates, identity
-from electorate.runtime.wire import (
-    PROTOCOL,
-    Challenge,
-    Greeting,
-    Proof,
-    Refused,
-    Said,
-    answers,
-    encode,
-    frame,
-)
-from tests.runtime_hosts import BOUND, Cluster, cluster, crash, in_loop, stranger, until
+from electorate.runtime.secret import Secret, new
+from electorate.runtime.tls import identity
+from electorate.runtime.wire import PROTOCOL, Greeting, Said, frame
+from electorate.web import token
+from tests.runtime_hosts import Cluster, cluster, crash, in_loop, stranger, until
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +54,7 @@ def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expire(directory: Path, id: str) -> None:
     """A certificate for the node that ended yesterday: `expired-ID`."""
     signer, key = authority.read_authority(directory)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
     own = ec.generate_private_key(ec.SECP256R1())
     yesterday = datetime.now(UTC) - timedelta(days=1)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, id)])
@@ -66,8 +63,8 @@ def expire(directory: Path, id: str) -> None:
     builder = builder.not_valid_before(yesterday - timedelta(days=1)).not_valid_after(yesterday)
     names = [x509.UniformResourceIdentifier(identity("demo", id))]
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    authority.write(directory / f"expired-{id}.key", authority.private(own), 0o600)
-    authority.write(
+    private.write(directory / f"expired-{id}.key", authority.pem_of(own), 0o600)
+    private.write(
         directory / f"expired-{id}.pem", authority.public(builder.sign(key, hashes.SHA256())), 0o644
     )
 
@@ -82,12 +79,12 @@ def tls(directory: Path, cert: str = "{id}", ca: Path | None = None) -> dict[str
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    return secret_file(tmp_path / "secret", b"correct horse battery staple\n")
+    return secret_file(tmp_path / "secret", new())
 
 
-def secret_file(path: Path, content: bytes) -> Path:
+def secret_file(path: Path, content: str) -> Path:
     path.touch(0o600)
-    path.write_bytes(content)
+    path.write_text(content)
     return path
 
 
@@ -310,10 +307,13 @@ def test_unusable_certificates_are_said_at_the_start(
 
 
 @in_loop
-async def test_with_a_secret_they_elect(tmp_path: Path, secret: Path) -> None:
-    async with cluster(tmp_path, secret_file=str(secret)) as at:
+async def test_with_a_secret_they_elect_and_all_is_said_in_tls(tmp_path: Path, secret: Path) -> None:
+    timing = {"lease": 60.0, "beat": 0.1}
+    async with cluster(tmp_path, secret_file=str(secret), timing=timing) as at:
         first = await at.agreed()
-        await at.stop(first.id)
+        for link in first.links.values():
+            assert link.outgoing and link.outgoing.transport.get_extra_info("cipher")[1] == "TLSv1.3"
+        await crash(at, first.id)
         await at.agreed(but=first.id)
 
 
@@ -322,106 +322,186 @@ async def test_with_a_secret_they_elect(tmp_path: Path, secret: Path) -> None:
     [
         (
             "another",
-            ["not trusting c", "does not know the secret"],
-            ["not trusting", "does not know the secret"],
+            ["not trusting c", "give every node the same secret_file"],
+            ["not trusting", "secret_file"],
         ),
-        ("none", ["not trusting c", "without a proof"], ["refused by", "I want a proof"]),
+        ("none", [], []),
+        (
+            "certificates",
+            ["not trusting c", "give every node the same secret_file"],
+            ["not trusting", "ca of"],
+        ),
+        ("another cluster's", ["not trusting c", "secret_file"], ["not trusting", "secret_file"]),
     ],
 )
 @in_loop
 async def test_without_the_secret_a_node_is_kept_out(
-    tmp_path: Path, secret: Path, case: str, at_a: list[str], at_c: list[str]
+    tmp_path: Path, certs: Path, secret: Path, case: str, at_a: list[str], at_c: list[str]
 ) -> None:
-    other = secret_file(tmp_path / "other", b"incorrect horse battery staple")
-    of_c = {"secret_file": str(other) if case == "another" else None}
-    async with two_and_one(tmp_path, {"secret_file": str(secret)}, of_c) as at:
-        await until(lambda: complaints(at.hosts["a"], *at_a))
-        await until(lambda: complaints(at.hosts["c"], *at_c))
-        assert at.hosts["a"].figures.refusals["secret"] > 0
-        await until(lambda: is_alone(at))  # c without a secret welcomes a, who hangs up
+    cases: dict[str, dict[str, Any]] = {
+        "another": {"secret_file": str(secret_file(tmp_path / "other", new()))},
+        "none": {"secret_file": None},
+        "certificates": {"secret_file": None, "tls": tls(certs / "other")},
+        "another cluster's": {"cluster": "other"},
+    }
+    async with two_and_one(tmp_path, {"secret_file": str(secret)}, cases[case]) as at:
+        members = (at.hosts["a"], at.hosts["b"])
+        await until(lambda: all(host.figures.refusals["certificate"] for host in members))
+        await until(lambda: not at_a or complaints(at.hosts["a"], *at_a))
+        await until(lambda: not at_c or complaints(at.hosts["c"], *at_c))
+        assert is_alone(at)
 
 
-GREETING = Greeting(PROTOCOL, "demo", "b", "a", Said((1, 1)))
-
-
-async def read_frames(reader: asyncio.StreamReader, count: int) -> list[bytes]:
-    async with asyncio.timeout(BOUND):
-        return [await reader.readexactly(int.from_bytes(await reader.readexactly(4))) for _ in range(count)]
+def test_a_secret_stands_for_one_authority_on_every_node(tmp_path: Path, secret: Path) -> None:
+    a, b = (Secret(secret, "demo", id).read() for id in "ab")
+    assert a.ca == b.ca and a.cert != b.cert and a.key != b.key
+    assert Secret(secret, "other", "a").read().ca != a.ca, "of one cluster alone"
+    made = x509.load_pem_x509_certificate(a.cert.encode())
+    [said] = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert said.value == "electorate:demo/a"
+    assert b"PRIVATE" not in a.ca.encode() and new() not in a
 
 
 @in_loop
-async def test_a_handshake_cannot_be_replayed_nor_sent_back(tmp_path: Path, secret: Path) -> None:
-    key = Secret(secret)
-    async with cluster(tmp_path, absent="b", ids="ab", secret_file=str(secret)) as at:
-        a, port = at.hosts["a"], at.ports["a"]
-        greeting = at.greeting("b", "a", Start(1, 1), nonce=nonce())
-        async with stranger(port) as member:
-            member.say(frame(greeting))
-            [body] = await read_frames(member.reader, 1)
-            [challenge] = answers().feed(len(body).to_bytes(4) + body)
-            assert isinstance(challenge, Challenge)
-            assert key.is_proof(challenge.proof, "acceptor", encode(greeting), challenge.nonce)
-            recorded = frame(Proof(key.derive("dialler", encode(greeting), challenge.nonce)))
-            member.say(recorded)
-            [welcome] = await read_frames(member.reader, 1)
-            assert len(welcome) > SEAL and "b" in a.incoming
-        await until(lambda: "b" not in a.incoming)
-        refused = a.figures.refusals["secret"]
-        async with stranger(port) as replay:
-            replay.say(frame(greeting) + recorded)
-            await replay.closed()
-        async with stranger(port) as mirror:
-            mirror.say(frame(greeting))
-            [body] = await read_frames(mirror.reader, 1)
-            [challenge] = answers().feed(len(body).to_bytes(4) + body)
-            assert isinstance(challenge, Challenge)
-            mirror.say(frame(Proof(challenge.proof)))
-            await mirror.closed()
-        async with stranger(port) as bare:
-            assert isinstance(await bare.greet(GREETING), Refused)
-        assert a.figures.refusals["secret"] == refused + 3
-        assert "b" not in a.incoming and a.known("b") == Start(1, 1)
-
-
-@pytest.mark.parametrize("tamper", ["a flipped bit", "one twice", "no seal"])
-@in_loop
-async def test_a_message_that_was_tampered_with_ends_the_connection(
-    tmp_path: Path, secret: Path, tamper: str
+async def test_a_secret_is_changed_while_the_nodes_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with cluster(tmp_path, ids="ab", secret_file=str(secret)) as at:
-        leader = await at.agreed()
-        [follower] = [host for host in at.hosts.values() if host is not leader]
-        link = leader.links[follower.id]
-        assert link.outgoing and link.outgoing.seal
-        view = follower.view("main")
-        incoming = follower.incoming[leader.id]
-        good = frame(GREETING, link.outgoing.seal)
-        said = {
-            "a flipped bit": good[:10] + bytes([good[10] ^ 1]) + good[11:],
-            "one twice": None,
-            "no seal": frame(GREETING),
-        }[tamper]
-        if said is None:
-            link.outgoing.seal.number -= 2
-            said = frame(GREETING, link.outgoing.seal)
-        link.outgoing.transport.write(said)
-        await until(lambda: incoming.ended)
-        assert complaints(follower, f"junk from node {leader.id}", "broken seal")
-        await until(lambda: link.connected and link.outgoing)
-        assert follower.view("main") == view
+    """First all trust the new one, then all show it, then nobody trusts the old one."""
+    monkeypatch.setattr(certificates, "LOOK", 0.05)
+    old, young = new(), new()
+    files = {id: secret_file(tmp_path / f"secret-{id}", old) for id in "abc"}
+    settings: dict[str, Any] = {"secret_file": str(tmp_path / "secret-{id}")}
+    async with cluster(tmp_path, **settings) as at:
+        await at.agreed()
+        with calm(at):
+            for lines in (f"{old}\n{young}\n", f"{young}\n{old}\n", f"{young}\n"):
+                for id, host in at.hosts.items():
+                    assert host.certificates
+                    shown = host.certificates.credentials
+                    secret_file(files[id], lines)
+                    await until(lambda host=host, shown=shown: host.certificates.credentials != shown)  # type: ignore[misc]
+                    for link in host.links.values():
+                        link.drop()
+                    await until(
+                        lambda: all(
+                            link.connected for host in at.hosts.values() for link in host.links.values()
+                        )
+                    )
+        only = Secret(files["a"], "demo", "a").read().ca
+        assert all(
+            host.certificates.credentials.ca == only for host in at.hosts.values() if host.certificates
+        )
 
 
-def test_a_secret_must_be_one(tmp_path: Path) -> None:
-    for content, mode, sentence in (
-        (b"correct horse battery staple", 0o644, "can be read by others: chmod 600"),
-        (b"too short", 0o600, "has 9 bytes, and needs 16"),
-    ):
-        path = secret_file(tmp_path / "secret", content)
-        path.chmod(mode)
-        with pytest.raises(UserError, match=sentence):
-            Secret(path)
-    with pytest.raises(UserError, match="cannot be read: No such file"):
-        Secret(tmp_path / "none")
+@in_loop
+async def test_what_a_node_makes_for_itself_is_renewed_in_time(
+    tmp_path: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its guardian is told."""
+    monkeypatch.setattr(certificates, "LOOK", 0.05)
+    async with cluster(tmp_path, ids="a", secret_file=str(secret)) as at:
+        host = at.hosts["a"]
+        assert host.certificates
+        first, end = host.testimony, host.certificates.end
+        assert time.time() + 89 * 86400 < end < time.time() + 91 * 86400
+        passed = 31 * 86400
+        clock = time.time
+        monkeypatch.setattr(time, "time", lambda: clock() + passed)
+        await until(lambda: host.testimony != first)
+        assert host.certificates.end == pytest.approx(end + passed, abs=60)
+        assert host.testimony.credentials == host.certificates.credentials
+        assert at.saw("a", "testimony")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("correct horse battery staple", "line 1: a secret is 32 random bytes or more"),
+        (64 * "a", "line 1: a secret is 32 random bytes or more"),
+        (16 * "a", "line 1: a secret is 32 random bytes or more"),
+        ("0123456789abcdef", "line 1: a secret is 32 random bytes or more"),
+        ("passphrase: hunter2", "line 1: a pass-phrase has 16 characters or more"),
+        (f"passphrase: {20 * 'a'}", "line 1: a pass-phrase has 16 characters or more, 8 of them different"),
+        (f"{new()}\n\nhunter2", "line 3: a secret is 32 random bytes or more"),
+        ("\n", "has no secret: `elect secret` prints one"),
+        ("\n".join(new() for _ in range(9)), "has 9 secrets, more than 8"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_a_secret_must_be_one(tmp_path: Path, content: str | None, sentence: str) -> None:
+    path = tmp_path / "secret"
+    if content is not None:
+        secret_file(path, content)
+    with pytest.raises(UserError, match=sentence) as error:
+        Secret(path, "demo", "a").read()
+    assert "hunter2" not in str(error.value) and "horse" not in str(error.value)
+
+
+@in_loop
+async def test_a_pass_phrase_says_at_the_start_what_it_is_worth(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    phrase = secret_file(tmp_path / "phrase", "passphrase: correct horse battery staple")
+    async with cluster(tmp_path, ids="ab", secret_file=str(phrase)) as at:
+        await at.agreed()
+        assert "can take its certificate home and guess there" in caplog.text
+        assert "horse" not in caplog.text
+
+
+def test_elect_secret_writes_one_for_its_owner_alone_and_never_over_another(tmp_path: Path) -> None:
+    def elect(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "electorate", "secret", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    printed = elect()
+    assert len(bytes.fromhex(printed.stdout)) == 32
+    assert elect("secret").returncode == 0
+    path = tmp_path / "secret"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    Secret(path, "demo", "a").read()
+    before, again = path.read_text(), elect("secret")
+    assert again.returncode == 2 and "is there already" in again.stderr
+    assert path.read_text() == before != printed.stdout
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "me", "excess"),
+    [
+        (0o600, 7, 7, 0),
+        (0o400, 7, 7, 0),
+        (0o640, 7, 7, 0o040),
+        (0o440, 7, 7, 0o040),
+        (0o644, 7, 7, 0o044),
+        (0o640, 0, 7, 0),
+        (0o440, 0, 7, 0),
+        (0o660, 0, 7, 0o020),
+        (0o644, 0, 7, 0o004),
+        (0o640, 8, 7, 0),
+        (0o640, 0, 0, 0),
+        (0o644, 0, 0, 0o004),
+    ],
+)
+def test_one_rule_for_who_may_read_what_is_private(mode: int, owner: int, me: int, excess: int) -> None:
+    """Root's, or another user's, may be read by its group: that is how it is given to this user."""
+    assert mode & ~private.allowed(owner, me) == excess
+
+
+def test_keys_secrets_and_tokens_are_kept_by_the_same_rule(tmp_path: Path, certs: Path, secret: Path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(certs, mine)
+    config = Cluster(tmp_path, {"a": 1}, {"tls": tls(mine)}).config()
+    cases: list[tuple[Callable[[], object], Path]] = [
+        (lambda: Certificates(config, "a", logging.getLogger()), mine / "a.key"),
+        (lambda: authority.issue_certificate("x", mine, 1), mine / "ca.key"),
+        (lambda: Secret(secret, "demo", "a").read(), secret),
+        (lambda: token.read(secret), secret),
+    ]
+    for read, path in cases:
+        for mode, whom in ((0o644, "everybody: chmod 6"), (0o620, "its group: chmod 600")):
+            path.chmod(mode)
+            with pytest.raises(UserError, match=f"{path} is open to {whom}"):
+                read()
+            path.chmod(0o600)
 
 
 # --- strangers --------------------------------------------------------------------------------------
@@ -435,13 +515,14 @@ def protection(kind: str, certs: Path, secret: Path) -> dict[str, Any]:
     return {"tls": tls(certs)} if kind == "tls" else {}
 
 
+GREETING = Greeting(PROTOCOL, "demo", "b", "a", Said((1, 1)))
+
 JUNK = {
     "a frame of 1 GiB": (1 << 30).to_bytes(4) + bytes(1000),
     "a long greeting": (70_000).to_bytes(4) + bytes(5004),
     "no message": (10).to_bytes(4) + bytes(10),
     "an empty frame": bytes(4),
     "HTTP": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "a word out of its turn": frame(Proof(b"")),
     "two greetings": frame(GREETING) + frame(GREETING),
 }
 

@@ -14,8 +14,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from electorate.cli import authority
 from electorate.core.model import Role, View
+from electorate.runtime import authority
 from electorate.runtime.figures import BOUNDS, Figures, Histogram
 from electorate.runtime.wire import PROTOCOL, Greeting, Said
 from electorate.web import pace

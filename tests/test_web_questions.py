@@ -360,15 +360,15 @@ async def test_without_an_address_nothing_is_served(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "mode", "error"),
     [
-        (None, 0, "cannot be read .No such file or directory."),
+        (None, 0, "cannot be read: No such file or directory; make it, or leave token_file out"),
         (b"", 0o600, "holds no token"),
         (b" \n", 0o600, "holds no token"),
         (b"x" * 5000, 0o600, "holds no token"),
         (b"secret\nsecret\n", 0o600, "holds several lines: leave the token in it, alone, in one line"),
         (b"secret\r\nsecret", 0o600, "holds several lines"),
         (b"secret\0secret", 0o600, "holds what is not text"),
-        (b"secret", 0o604, "open to everybody: chmod o="),
-        (b"secret", 0o602, "open to everybody: chmod o="),
+        (b"secret", 0o604, "open to everybody: chmod 600"),
+        (b"secret", 0o602, "open to everybody: chmod 600"),
     ],
 )
 def test_an_unfit_token_file_is_one_sentence(
@@ -386,7 +386,7 @@ def test_an_unfit_token_file_is_one_sentence(
 def test_a_token_is_what_the_file_says_without_the_line_end(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_bytes(b"secret\n")
-    path.chmod(0o640)
+    path.chmod(0o400)
     assert token.read(path) == b"secret"
 
 

@@ -21,7 +21,7 @@ Directory = Annotated[Path, typer.Option("--dir", help="Where the files are.")]
 def authority() -> Any:
     """What makes certificates; a node needs none of it."""
     try:
-        from electorate.cli import authority
+        from electorate.runtime import authority
     except ModuleNotFoundError:
         raise UserError(f"certificates are made by another package: {install('tls')}") from None
     return authority

@@ -27,7 +27,7 @@ algorithm = "{algorithm}"       # bully, ring, raft or zab
 elections = ["main"]     # what `elect node` contends for
 
 # Addresses that other machines can reach need one of these three, the third being [tls]:
-# secret_file = "secret" # a secret that all nodes share, at least 16 bytes
+# secret_file = "secret" # a secret that all nodes share: `elect secret secret` writes one
 # insecure = true        # the network is trusted
 
 [timing]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from electorate.errors import InUse, UserError
 from electorate.extras import install
+from electorate.runtime.certificates import Certificates
 from electorate.runtime.config import Config
 from electorate.runtime.names import bound, hindrance, stands_for
 from electorate.runtime.secret import Secret
 from electorate.runtime.store import lock
-from electorate.runtime.tls import Certificates
 from electorate.web import token
 
 SOON = 30 * 86400
@@ -25,7 +25,7 @@ def troubles(config: Config, id: str, data: Path) -> Iterator[str]:
     """Why this node could not start here and now."""
     yield from unfit_files(config, id)
     try:
-        if config.tls:
+        if config.tls or config.secret_file:
             certificate_end(config, id)
     except UserError as error:
         yield str(error)
@@ -61,11 +61,14 @@ def doubts(config: Config) -> Iterator[str]:
 
 def unfit_files(config: Config, id: str) -> Iterator[str]:
     """The secret and the token, unless they are of a node that is not named."""
-    if config.secret_file and (id or "{id}" not in config.secret_file):
+    if config.secret_file and not id and "{id}" not in config.secret_file:
+        secret = Secret.of(config, id)
         try:
-            Secret(config.path(config.secret_file, id))
+            secret.lines()
         except UserError as error:
             yield str(error)
+        if secret.doubt:
+            yield secret.doubt
     token_file = config.http and config.http.token_file
     if token_file and (id or "{id}" not in token_file):
         try:

@@ -36,6 +36,7 @@ COMMANDS = {
     "resign": "electorate.cli.client:resign",
     "freeze": "electorate.cli.client:freeze",
     "config": "electorate.cli.config:app",
+    "secret": "electorate.cli.secret:secret",
     "certs": "electorate.cli.certs:app",
     "up": "electorate.cli.up:up",
     "sim": "electorate.cli.sim:sim",

@@ -1,13 +1,11 @@
 """A death is attested: who outlives a process, and holds the socket where it listened, answers in its place.
 
     dialler                                  the guardian of a life that has ended
-    Greeting(…, nonce)
-                                             Exited(start, proof)
+    Greeting(…)
+                                             Exited(start)
 
-Only the guardian of that very life can say so. Where the nodes have certificates it shows that of its node,
-and asks for the dialler's. Where they share a secret, the proof is the HMAC of the whole greeting, in which
-the dialler's nonce is fresh, under a key that is good for this and for nothing else: the node has derived it
-from the secret and this start. Where they have neither, nobody proves anything.
+Only the guardian of that node can say so: it shows the certificate that its node has shown last, and asks for
+the dialler's. Where the nodes have none, nobody proves anything.
 
 This is imported by a program that must be small and start fast: of the standard library it takes what it
 needs when it needs it, and of ours what imports nothing but that.
@@ -43,10 +41,8 @@ class Testimony(NamedTuple):
 
     start: tuple[int, int]
     """Of the life: the incarnation, and the number drawn for it."""
-    key: str = ""
-    """For the proof, in hexadecimal digits, if the nodes share a secret."""
-    tls: tuple[str, str, str] | None = None
-    """The files of the authority, the certificate and its key, if the nodes have certificates."""
+    credentials: tuple[str, str, str] | None = None
+    """What the node trusts and shows (`tls.Credentials`), if it has certificates."""
 
 
 class Witness:
@@ -54,52 +50,23 @@ class Witness:
     cannot be used."""
 
     def __init__(self, testimony: Testimony) -> None:
-        self.testimony = testimony
-        self.key = bytes.fromhex(testimony.key)
+        self.answer = exited(testimony.start)
         self.context: ssl.SSLContext | None = None
-        self.stamp: object = None
         self.unready: type[OSError] = BlockingIOError
         """Is raised where there is nothing to read yet."""
-        if testimony.tls:
-            self.read(testimony.tls)
-        proof(self.key, b"")  # what that needs is imported now, and not when every millisecond counts
+        if testimony.credentials:
+            import ssl
 
-    def read(self, names: tuple[str, str, str]) -> None:
-        import ssl
+            from electorate.runtime.tls import Credentials
 
-        from electorate.runtime.tls import Files
-
-        files = Files(*names)
-        stamp = files.stamp()
-        if stamp != self.stamp:
-            self.context, self.stamp = files.context(ssl.PROTOCOL_TLS_SERVER), stamp
+            self.context = Credentials(*testimony.credentials).context(ssl.PROTOCOL_TLS_SERVER)
             self.unready = ssl.SSLWantReadError
 
-    def refresh(self) -> None:
-        """Use the certificate as it is now; if that cannot be used, the one that was read before will do."""
-        if self.testimony.tls:
-            try:
-                self.read(self.testimony.tls)
-            except (OSError, ValueError) as error:
-                complain(f"{self.testimony.tls[1]}: {error}; the one that was read before stays in use")
 
-    def answer(self, greeting: bytes) -> bytes:
-        """The frame that says it, to one who has greeted so."""
-        return exited(self.testimony.start, proof(self.key, greeting) if self.key else b"")
-
-
-def proof(key: bytes, greeting: bytes) -> bytes:
-    """What only the guardian of a life can make of a greeting, and its node, with the key for that."""
-    import hmac
-
-    return hmac.digest(key, greeting, "sha256")
-
-
-def exited(start: tuple[int, int], proof: bytes) -> bytes:
+def exited(start: tuple[int, int]) -> bytes:
     """`wire.Exited` as a frame, made by hand."""
     incarnation, number = (b"\xcf" + number.to_bytes(8) for number in start)
-    said = b"\xa4type\xa6Exited" + b"\xa5start\x92" + incarnation + number
-    body = b"\x83" + said + b"\xa5proof\xc4" + bytes([len(proof)]) + proof
+    body = b"\x82" + b"\xa4type\xa6Exited" + b"\xa5start\x92" + incarnation + number
     return len(body).to_bytes(4) + body
 
 
@@ -113,7 +80,6 @@ def complain(what: str) -> None:
 def attest(listeners: Sequence[socket.socket], witness: Witness, stop: int, seconds: float) -> None:
     """Answer all who greet there that this life has ended, until so many seconds have passed, or until
     something can be read from the descriptor `stop`."""
-    witness.refresh()
     until = now() + seconds
     with Calls(listeners, witness) as calls:
         calls.selector.register(stop, selectors.EVENT_READ)
@@ -201,7 +167,7 @@ class Caller:
                 if len(self.buffer) >= 4 and not 0 < length <= LONGEST:
                     break
                 if len(self.buffer) >= 4 + length > 4:
-                    self.connection.sendall(witness.answer(bytes(self.buffer[4 : 4 + length])))
+                    self.connection.sendall(witness.answer)
                     break
         except witness.unready:
             return

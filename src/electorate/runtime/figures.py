@@ -19,7 +19,6 @@ Refusal = Literal[
     "no_greeting",
     "protocol",
     "refused_by_peer",
-    "secret",
     "too_many",
     "unknown_node",
     "wrong_address",

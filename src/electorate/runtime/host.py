@@ -51,6 +51,7 @@ from electorate.core.outbox import Outbox
 from electorate.errors import UserError, misspelt
 from electorate.runtime import fork, wishes
 from electorate.runtime.attestation import Testimony
+from electorate.runtime.certificates import Certificates
 from electorate.runtime.clock import now
 from electorate.runtime.config import Config, ProofOfDeath
 from electorate.runtime.contact import Contact
@@ -60,10 +61,8 @@ from electorate.runtime.handover import Handover, Lapsed
 from electorate.runtime.link import Incoming, Link
 from electorate.runtime.names import hindrance, listen
 from electorate.runtime.reasons import who_leads
-from electorate.runtime.secret import Secret
 from electorate.runtime.store import Conditions, Disk, Store, cure, remedy
 from electorate.runtime.timers import Timers
-from electorate.runtime.tls import Certificates
 from electorate.runtime.ward import ATTESTED, Ward
 from electorate.runtime.wire import PROTOCOL, Answered, Ask, Greeting, Refused, WireError, Word
 
@@ -135,8 +134,7 @@ class Host:
         """Each with the kinds of events that it is told of; none means all."""
         self.log = logging.getLogger(f"electorate.{id}")
         self.figures = Figures()
-        self.certificates = Certificates(config, id, self.log) if config.tls else None
-        self.secret = Secret(config.path(config.secret_file, id)) if config.secret_file else None
+        self.certificates = Certificates(config, id, self.log) if config.tls or config.secret_file else None
         self.proof_of_death = config.proof_of_death or proof_of_death
         self.configuration = configuration(
             config.membership, config.settings, proof_of_death=config.proof_of_death
@@ -193,6 +191,8 @@ class Host:
         self.handing_over: set[str] = set()
         self.handed: asyncio.Future[None]
         self.loop: asyncio.AbstractEventLoop
+        self.watching: asyncio.Task[None] | None = None
+        """Whether its certificates change."""
         self.links: dict[NodeId, Link] = {}
         self.contact = Contact(self)
         self.between_lives = False
@@ -242,9 +242,10 @@ class Host:
     @property
     def testimony(self) -> Testimony:
         """What a guardian must know to attest my end; another life of mine needs another one."""
-        key = self.secret.key_of_exit(self.started).hex() if self.secret else ""
-        files = self.certificates.files.absolute() if self.certificates else None
-        return Testimony(self.started, key, files)
+        return Testimony(self.started, self.certificates.credentials if self.certificates else None)
+
+    def has_new_certificate(self) -> None:
+        self.tell("testimony", {})
 
     def start_shown(self, asked: Start | None) -> Start | None:
         """The start of my chain that is asked for, or in its place; by default the one before this."""
@@ -274,6 +275,11 @@ class Host:
         addresses = {id: self.config.address(id) for id in self.node.peers}
         self.links = {peer: Link(self, peer, address) for peer, address in addresses.items()}
         fork.running.add(self)
+        if self.certificates:
+            self.certificates.changed = self.has_new_certificate
+            if doubt := self.certificates.source.doubt:
+                self.log.warning("%s", doubt)
+            self.watching = self.loop.create_task(self.certificates.watch())
         self.door = Door(self.loop, self.listeners, self.welcome, self.log, self.counts)
         self.door.open()
         try:
@@ -321,6 +327,8 @@ class Host:
         await self.handover.close()
         self.stopping = True
         self.timers.clear()
+        if self.watching:
+            self.watching.cancel()
         self.contact.forget()
         for link in self.links.values():
             link.close()

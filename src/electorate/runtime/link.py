@@ -24,21 +24,17 @@ from electorate.core.model import Message, NodeId
 from electorate.runtime.contact import explain
 from electorate.runtime.figures import Refusal
 from electorate.runtime.names import Name, Place, in_turn, place, reach
-from electorate.runtime.secret import NONCE, Seal, nonce
 from electorate.runtime.tls import expiry, names
 from electorate.runtime.wire import (
     PROTOCOL,
     Answer,
-    Challenge,
     Exited,
     Greeting,
-    Proof,
     Refused,
     Said,
     Welcome,
     WireError,
     answers,
-    encode,
     frame,
     greetings,
     messages,
@@ -111,7 +107,7 @@ class Link:
         if self.outgoing is not None:
             if not self.buffer:
                 self.host.loop.call_soon(self.flush)
-            self.buffer.append(frame(message, self.outgoing.seal))
+            self.buffer.append(frame(message))
 
     def flush(self) -> None:
         data, self.buffer = b"".join(self.buffer), []
@@ -147,11 +143,14 @@ class Link:
             addresses, still_true = await self.name.addresses()
             turns = in_turn(addresses, self.fallen and self.fallen.place, self.mute)
             refused = self.refused_by_system if still_true else self.refused_elsewhere
+            encryption = await self.encryption()
             async with asyncio.timeout(HANDSHAKE):
-                await reach(outgoing, turns, refused, **self.encryption())
+                await reach(outgoing, turns, refused, **encryption)
                 await outgoing.answered
         except ssl.SSLCertVerificationError as error:
-            self.distrust(f"its certificate is not to be trusted: {error.verify_message}")
+            assert self.host.certificates
+            remedy = self.host.certificates.source.distrust
+            self.distrust(f"its certificate is not to be trusted: {error.verify_message}; {remedy}")
         except OSError as error:
             broke_early = isinstance(error, ConnectionError | ssl.SSLError) and not isinstance(
                 error, ConnectionRefusedError
@@ -185,10 +184,10 @@ class Link:
         if not self.connected:
             self.host.contact.failed(self.peer, "looking up its name takes long")
 
-    def encryption(self) -> dict[str, Any]:
+    async def encryption(self) -> dict[str, Any]:
         if self.host.certificates is None:
             return {}
-        self.host.certificates.refresh()
+        await self.host.certificates.refresh()
         return {
             "ssl": self.host.certificates.client,
             "server_hostname": "",
@@ -199,7 +198,7 @@ class Link:
     def distrust(self, doubt: str) -> None:
         """Who answers there has not proved to be the peer."""
         self.failure = f"it is not trusted: {doubt}"
-        self.host.complain("not trusting", self.peer, doubt, "secret" if self.host.secret else "certificate")
+        self.host.complain("not trusting", self.peer, doubt, "certificate")
 
     def refused_by_system(self, place: Place) -> None:
         """Nobody listens there. If I am to believe that, a life is over if it was there that I reached it
@@ -213,13 +212,10 @@ class Link:
     def refused_elsewhere(self, place: Place) -> None:
         """The name stood for this place once, and may stand for another by now: that proves nothing."""
 
-    def attested(self, exited: Exited, greeting: Greeting) -> None:
+    def attested(self, exited: Exited) -> None:
         """Who holds the socket of a life says that it has ended."""
-        start, secret = Start(*exited.start), self.host.secret
-        if secret and not secret.is_proof_of_exit(exited.proof, start, encode(greeting)):
-            return self.distrust("it says that the node has exited, without a proof that it knows the secret")
         if self.host.proof_of_death != "none":
-            self.host.peer_is_gone(self.peer, start)
+            self.host.peer_is_gone(self.peer, Start(*exited.start))
 
     def welcomed(self, outgoing: Outgoing, welcome: Welcome) -> None:
         identity = welcome.said.identity
@@ -283,12 +279,9 @@ class Outgoing(asyncio.Protocol):
         self.opened = False
         self.silent = False
         """It stands, and nothing has answered on it."""
-        self.greeting: Greeting
         self.place: Place | None = None
         self.reached: Reached | None = None
         """Once it is welcomed."""
-        self.seal: Seal | None = None
-        """What I say bears it, once we have proved to each other that we know the secret."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -303,7 +296,7 @@ class Outgoing(asyncio.Protocol):
                 self.link.distrust("its certificate is that of another node")
                 return self.transport.abort()
             host.figures.expiry[peer] = expiry(certificate)
-        self.greeting = Greeting(
+        greeting = Greeting(
             PROTOCOL,
             host.config.cluster,
             host.id,
@@ -312,9 +305,8 @@ class Outgoing(asyncio.Protocol):
             host.known(peer),
             host.safety,
             host.rest,
-            nonce() if host.secret else b"",
         )
-        return self.transport.write(frame(self.greeting))
+        return self.transport.write(frame(greeting))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -327,38 +319,15 @@ class Outgoing(asyncio.Protocol):
     def take(self, answer: Answer) -> None:
         if self.answered.done():
             raise WireError("a second answer to one greeting")
-        if isinstance(answer, Challenge):
-            return self.prove(answer)
-        if isinstance(answer, Exited):
-            self.answered.set_result(None)
-            self.link.attested(answer, self.greeting)
-            return self.transport.close()
-        if self.link.host.secret and self.seal is None:
-            why = f" ({answer.reason})" if isinstance(answer, Refused) else ""
-            self.link.distrust(f"it answers without a proof that it knows the secret{why}")
-            return self.transport.abort()
         self.answered.set_result(None)
-        self.silent = False
+        self.silent = isinstance(answer, Exited)
         if isinstance(answer, Welcome):
-            self.link.welcomed(self, answer)
+            return self.link.welcomed(self, answer)
+        if isinstance(answer, Exited):
+            self.link.attested(answer)
         else:
             self.link.refused(answer)
-            self.transport.close()
-        return None
-
-    def prove(self, challenge: Challenge) -> None:
-        """It knows the secret, or says so; show that I do."""
-        secret, said = self.link.host.secret, encode(self.greeting)
-        if secret is None:
-            self.link.distrust("it asks for a secret, and I have none: give every node the same secret_file")
-            return self.transport.abort()
-        if self.seal or not secret.is_proof(challenge.proof, "acceptor", said, challenge.nonce):
-            self.link.distrust("it does not know the secret: give every node the same secret_file")
-            return self.transport.abort()
-        self.transport.write(frame(Proof(secret.derive("dialler", said, challenge.nonce))))
-        self.seal = Seal(secret.derive("to acceptor", said, challenge.nonce))
-        self.decoder.seal = Seal(secret.derive("to dialler", said, challenge.nonce))
-        return None
+        return self.transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.answered.done():
@@ -373,7 +342,7 @@ class Outgoing(asyncio.Protocol):
 
 
 class Incoming(asyncio.Protocol):
-    """One connection that I have accepted: a stranger until it has greeted, and proved what it must."""
+    """One connection that I have accepted: a stranger until it has greeted."""
 
     def __init__(self, host: Host, connection: socket.socket) -> None:
         self.host = host
@@ -383,9 +352,6 @@ class Incoming(asyncio.Protocol):
         self.words = messages()
         self.transport: asyncio.Transport | None = None
         self.ended = False
-        self.greeting: Greeting | None = None
-        self.nonce = b""
-        """What I have challenged it with."""
         self.timeout = host.loop.call_later(HANDSHAKE, self.hurry)
         self.opening = host.loop.create_task(self.open())
         self.opening.add_done_callback(self.opened)
@@ -394,7 +360,7 @@ class Incoming(asyncio.Protocol):
         """Go on in TLS, where that is spoken."""
         encryption: dict[str, Any] = {}
         if self.host.certificates:
-            self.host.certificates.refresh()
+            await self.host.certificates.refresh()
             encryption = {
                 "ssl": self.host.certificates.server,
                 "ssl_handshake_timeout": HANDSHAKE,
@@ -448,45 +414,20 @@ class Incoming(asyncio.Protocol):
     def greet(self, data: bytes) -> bytes:
         """Wait for the greeting, and answer it. Returns the bytes after it."""
         self.strangers.buffer += data
-        while self.peer is None and (said := self.strangers.next()) is not None:
-            if isinstance(said, Greeting) and self.greeting is None:
-                self.greeting = said
-                self.challenge(said) if self.host.secret else self.answer(said)
-            elif isinstance(said, Proof) and self.greeting and self.nonce:
-                self.judge(said, self.greeting)
-            else:
-                raise WireError("a word out of its turn")
-            if self.ended:
-                return b""
-        return bytes(self.strangers.buffer) if self.peer is not None else b""
-
-    def challenge(self, greeting: Greeting) -> None:
-        """Nothing that it says counts before it has proved to know the secret."""
-        secret = self.host.secret
-        assert secret is not None
-        if len(greeting.nonce) != NONCE:
-            refused = Refused("I want a proof that you know our secret: give every node the same secret_file")
-            return self.refuse("a stranger", refused, "secret")
-        self.nonce = nonce()
-        proof = secret.derive("acceptor", encode(greeting), self.nonce)
-        return self.say(Challenge(self.nonce, proof))
-
-    def judge(self, said: Proof, greeting: Greeting) -> None:
-        secret, text = self.host.secret, encode(greeting)
-        assert secret is not None
-        if not secret.is_proof(said.proof, "dialler", text, self.nonce):
-            return self.refuse("a stranger", Refused("you do not know our secret"), "secret")
-        self.words.seal = Seal(secret.derive("to acceptor", text, self.nonce))
-        return self.answer(greeting, Seal(secret.derive("to dialler", text, self.nonce)))
+        greeting = self.strangers.next()
+        if greeting is None or self.ended:
+            return b""
+        self.answer(greeting)
+        return bytes(self.strangers.buffer)
 
     def refuse(self, whom: str, refused: Refused, refusal: Refusal) -> None:
         self.host.complain("refusing", whom, refused.reason, refusal)
         self.say(refused)
         self.close()
 
-    def say(self, content: Challenge | Welcome | Refused, seal: Seal | None = None) -> None:
+    def say(self, content: Welcome | Refused) -> None:
         if self.transport:
-            self.transport.write(frame(content, seal))
+            self.transport.write(frame(content))
 
     def close(self) -> None:
         """Send what has been said, and hang up."""
@@ -494,7 +435,7 @@ class Incoming(asyncio.Protocol):
         if self.transport:
             self.transport.close()
 
-    def answer(self, greeting: Greeting, seal: Seal | None = None) -> None:
+    def answer(self, greeting: Greeting) -> None:
         """It is who it says, as far as it can prove: a member, or not."""
         self.settle()
         cluster = self.host.config.cluster
@@ -503,13 +444,13 @@ class Incoming(asyncio.Protocol):
             return self.refuse(greeting.node[:100], Refused(reason), "certificate")
         refused = self.host.objection(greeting)
         if refused:
-            self.say(refused, seal)
+            self.say(refused)
             return self.close()
         asked = greeting.known and Start(*greeting.known)
         if self.host.adopts(asked):
             return self.abort()
         self.peer = greeting.node
-        self.say(Welcome(Said.of(self.host.identity(asked)), self.host.metadata), seal)
+        self.say(Welcome(Said.of(self.host.identity(asked)), self.host.metadata))
         return self.host.greeted(greeting, self)
 
     def settle(self) -> None:

@@ -1,84 +1,141 @@
-"""A secret that all nodes share, for those without certificates: who dials and who answers each prove that
-they know it, and every message after that bears a code that only they can make. Nothing is encrypted.
+"""A secret that all nodes share, for those without certificates of their own: it stands for an authority.
 
-    dialler                                  acceptor
-    Greeting(…, nonce)
-                                             Challenge(nonce, proof)
-    Proof(proof)
-                                             Welcome or Refused, sealed
-    messages, sealed
+Whoever knows the secret derives the same authority from it, by scrypt, and signs itself a certificate with a
+new key. From there on all is as with certificates that `elect certs` makes.
 
-A proof is the HMAC-SHA256, under the secret, of the prover's side, the whole greeting and the acceptor's
-nonce: with fresh nonces nothing can be replayed, and with the side nothing can be sent back. The keys of the
-seals are made in the same way, one for each direction, and a seal covers the number of its message.
+A secret is a line of its file. The first one signs, and all of them are trusted, so it can be changed while
+the nodes run: add the new one below, on each node; put it first, on each; take the old one out of each.
 """
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 import secrets
-import stat
-from hashlib import blake2b, sha256
+import time
+from collections.abc import Hashable
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from electorate.core.identity import Start
 from electorate.errors import UserError
-from electorate.runtime import attestation
+from electorate.extras import install
+from electorate.runtime import private
+from electorate.runtime.tls import Credentials
 
-NONCE = 32
-SEAL = 16
+if TYPE_CHECKING:
+    from electorate.core.model import NodeId
+    from electorate.runtime.authority import Authority
+    from electorate.runtime.config import Config
+
+RANDOM = 32
+"""So many random bytes at least a secret has."""
+PHRASE = "passphrase:"
+"""Begins a line whose secret people have thought of."""
 SHORTEST = 16
-"""So many bytes at least the secret must have."""
+"""So many characters at least that one has."""
+MOST = 8
+"""So many secrets at most are in use at one time."""
+COSTS = {False: 1 << 14, True: 1 << 17}
+"""Of scrypt: 16 MB and some 50 ms for random bytes; 128 MB and 0.5 s, for each guess, for a pass-phrase."""
+LIFE = 90 * 86400.0
+"""Seconds for which a certificate is good that a node makes for itself."""
+WORN = 2 / 3
+"""It makes another one when so much of that is left."""
+GUESSES = (
+    "whoever reaches a node can take its certificate home and guess there, a few times a second on each"
+    " core, so it is worth what that costs; `elect secret` makes one that cannot be guessed"
+)
 
 
-def nonce() -> bytes:
-    return secrets.token_bytes(NONCE)
+class Line(NamedTuple):
+    """One secret, and whether it is a pass-phrase."""
+
+    secret: bytes
+    is_phrase: bool
+
+
+def new() -> str:
+    return secrets.token_hex(RANDOM)
 
 
 class Secret:
-    """Read from a file that its owner alone can read. Raises `UserError`."""
+    """The secrets of a cluster, in the file of one node."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, cluster: str, node: NodeId) -> None:
+        self.path, self.cluster, self.node = path, cluster, node
+        self.named = f"the certificate that was made from secret_file {path}"
+        self.remedy = "set the clock of this machine"
+        self.doubt: str | None = None
+        self.distrust = "give every node the same secret_file"
+
+    @classmethod
+    def of(cls, config: Config, node: NodeId) -> Secret:
+        assert config.secret_file
+        return cls(config.path(config.secret_file, node), config.cluster, node)
+
+    def stamp(self) -> Hashable:
         try:
-            mode = path.stat().st_mode
-            self.key = path.read_bytes().strip()
-        except OSError as error:
-            raise UserError(f"secret_file {path} cannot be read: {error.strerror}") from None
-        if stat.S_IMODE(mode) & 0o077:
-            raise UserError(f"secret_file {path} can be read by others: chmod 600 {path}")
-        if len(self.key) < SHORTEST:
+            status = self.path.stat()
+        except OSError:
+            return (0, 0)
+        return (status.st_mtime_ns, status.st_ino)
+
+    def lines(self) -> list[Line]:
+        """The secrets in the file, that which signs first. Raises `UserError`, which tells none of them."""
+        said = private.read(self.path, "secret_file").decode("utf-8", "replace").splitlines()
+        lines = [self.parse(number, line.strip()) for number, line in enumerate(said, 1) if line.strip()]
+        if not 1 <= len(lines) <= MOST:
+            how_many = "no secret" if not lines else f"{len(lines)} secrets, more than {MOST}"
+            raise UserError(f"secret_file {self.path} has {how_many}: `elect secret` prints one")
+        if any(line.is_phrase for line in lines):
+            self.doubt = f"secret_file {self.path} has a pass-phrase: {GUESSES}"
+        return lines
+
+    def parse(self, number: int, line: str) -> Line:
+        if line.startswith(PHRASE):
+            phrase = line.removeprefix(PHRASE).strip()
+            if len(phrase) < SHORTEST or len(set(phrase)) < SHORTEST // 2:
+                raise UserError(
+                    f"secret_file {self.path}, line {number}: a pass-phrase has {SHORTEST} characters or"
+                    f" more, {SHORTEST // 2} of them different"
+                )
+            return Line(phrase.encode(), True)
+        try:
+            drawn = bytes.fromhex(line)
+        except ValueError:
+            drawn = b""
+        if len(drawn) < RANDOM or len(set(drawn)) < RANDOM // 2:
             raise UserError(
-                f"secret_file {path} has {len(self.key)} bytes, and needs {SHORTEST}:"
-                f" head -c 32 /dev/urandom | base64 > {path}"
+                f"secret_file {self.path}, line {number}: a secret is {RANDOM} random bytes or more, in"
+                f" hexadecimal digits, as `elect secret` prints it (or a pass-phrase, in a line that begins"
+                f" with '{PHRASE}')"
             )
+        return Line(drawn, False)
 
-    def derive(self, purpose: str, greeting: bytes, nonce: bytes) -> bytes:
-        """What only those who know the secret can make of this greeting and this nonce."""
-        text = purpose.encode() + b"\0" + sha256(greeting).digest() + nonce
-        return hmac.digest(self.key, text, "sha256")
+    def read(self) -> Credentials:
+        """A certificate for this node, made now. Raises `UserError`."""
+        try:
+            from electorate.runtime import authority
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"secret_file needs a package that is not installed ({error.name}): {install('tls')}"
+            ) from None
+        authorities = [derived(line, self.cluster) for line in self.lines()]
+        end = datetime.fromtimestamp(time.time() + LIFE, UTC)
+        cert, key = authorities[0].issue(self.cluster, self.node, authority.BEGIN, end)
+        return Credentials("".join(each.pem for each in authorities), cert.decode(), key.decode())
 
-    def key_of_exit(self, start: Start) -> bytes:
-        """What a guardian needs to attest the end of this life, and can use for nothing else."""
-        return self.derive("exited", repr(tuple(start)).encode(), b"")
-
-    def is_proof_of_exit(self, proof: bytes, start: Start, greeting: bytes) -> bool:
-        return hmac.compare_digest(proof, attestation.proof(self.key_of_exit(start), greeting))
-
-    def is_proof(self, proof: bytes, purpose: str, greeting: bytes, nonce: bytes) -> bool:
-        return len(nonce) == NONCE and hmac.compare_digest(proof, self.derive(purpose, greeting, nonce))
+    def wears_out(self, end: float) -> bool:
+        return end - time.time() < WORN * LIFE
 
 
-class Seal:
-    """The codes of the messages that go in one direction, one after the other."""
+@lru_cache(maxsize=MOST)
+def derived(line: Line, cluster: str) -> Authority:
+    """The authority that this secret stands for: the same on every node."""
+    from electorate.runtime.authority import Authority
 
-    def __init__(self, key: bytes) -> None:
-        self.key = key
-        self.number = 0
-
-    def code(self, body: bytes) -> bytes:
-        """Of the next message."""
-        self.number += 1
-        return blake2b(self.number.to_bytes(8) + body, key=self.key, digest_size=SEAL).digest()
-
-    def holds(self, body: bytes, code: bytes) -> bool:
-        return hmac.compare_digest(code, self.code(body))
+    cost = COSTS[line.is_phrase]
+    salt = b"electorate\0" + cluster.encode()
+    seed = hashlib.scrypt(line.secret, salt=salt, n=cost, r=8, p=1, dklen=32, maxmem=2048 * cost)
+    return Authority.of(seed)

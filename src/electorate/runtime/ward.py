@@ -35,7 +35,7 @@ GRACE, MARGIN, LAST = 0.25, 0.1, 0.05
 and at which the node does so if the guardian has not."""
 OVERDUE = 1.0
 """So many seconds after it should have killed a command that was told to stop, a guardian hangs."""
-DEAF = 1 << 16
+DEAF = 4 << 20
 """A guardian that leaves so many bytes unread hangs as well."""
 PATIENCE = 30.0
 """Seconds within which a guardian must have started, or one of an earlier process must have ended."""

@@ -7,9 +7,8 @@
     messages of the core, until it breaks       nothing more
 
 A frame is four bytes of length (big-endian) and one message. The decoder is fed bytes and yields
-messages; whatever is not one of them raises `WireError`, and the connection is closed. Where the nodes share
-a secret, a Challenge and a Proof come in between, and from there on each message is followed by its seal
-(`secret`). Where they have certificates, all this is said through TLS (`tls`).
+messages; whatever is not one of them raises `WireError`, and the connection is closed. Where the nodes have
+certificates, or a secret, all this is said through TLS (`tls`).
 """
 
 from __future__ import annotations
@@ -42,7 +41,6 @@ from electorate.core.model import (
 from electorate.core.raft import RequestVote
 from electorate.core.ring import Ack, Coordinator, Echo, Probe, Token
 from electorate.core.zab import FollowerInfo, LeaderInfo, Notification
-from electorate.runtime.secret import SEAL, Seal
 
 PROTOCOL = 2
 FRAME_LIMIT = 1 << 20
@@ -149,19 +147,6 @@ class Greeting(msgspec.Struct, frozen=True, tag=True):
     safety: Digests = {}
     rest: Digests = {}
     """A digest of each key that is configured (`core.configuration`)."""
-    nonce: bytes = b""
-    """With a secret: never used before, so that an answer to it cannot be old."""
-
-
-class Challenge(msgspec.Struct, frozen=True, tag=True):
-    """Prove that you know the secret; here is the proof that I do."""
-
-    nonce: bytes
-    proof: bytes
-
-
-class Proof(msgspec.Struct, frozen=True, tag=True):
-    proof: bytes
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
@@ -186,7 +171,6 @@ class Exited(msgspec.Struct, frozen=True, tag=True):
 
     start: tuple[Incarnation, Number]
     """The life that has ended."""
-    proof: bytes = b""
 
 
 class WireError(Exception):
@@ -198,18 +182,16 @@ T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
 
 
-Answer: TypeAlias = Challenge | Welcome | Refused | Exited
-Content: TypeAlias = Message | Greeting | Proof | Answer
+Answer: TypeAlias = Welcome | Refused | Exited
+Content: TypeAlias = Message | Greeting | Answer
 
 
 def encode(content: Content) -> bytes:
     return _encoder.encode(content)
 
 
-def frame(content: Content, seal: Seal | None = None) -> bytes:
+def frame(content: Content) -> bytes:
     body = encode(content)
-    if seal is not None:
-        body += seal.code(body)
     return len(body).to_bytes(4) + body
 
 
@@ -220,8 +202,6 @@ class Decoder(Generic[T]):
         self.decoder = msgspec.msgpack.Decoder(type)
         self.limit = limit
         self.buffer = bytearray()
-        self.seal: Seal | None = None
-        """From now on every message must bear one."""
 
     def feed(self, data: bytes) -> Iterator[T]:
         """The frames that are complete now. Raises `WireError` for one that is too long or malformed."""
@@ -240,14 +220,7 @@ class Decoder(Generic[T]):
             return None
         body = bytes(self.buffer[4 : 4 + length])
         del self.buffer[: 4 + length]
-        return self.decode(self.unseal(body))
-
-    def unseal(self, body: bytes) -> bytes:
-        if self.seal is None:
-            return body
-        if not self.seal.holds(body[:-SEAL], body[-SEAL:]):
-            raise WireError("a message with a broken seal: it was changed on its way, or is not from there")
-        return body[:-SEAL]
+        return self.decode(body)
 
     def decode(self, body: bytes) -> T:
         try:
@@ -260,8 +233,8 @@ def messages() -> Decoder[Word]:
     return Decoder(Word, FRAME_LIMIT)  # type: ignore[arg-type]
 
 
-def greetings() -> Decoder[Greeting | Proof]:
-    return Decoder(Greeting | Proof, GREETING_LIMIT)  # type: ignore[arg-type]
+def greetings() -> Decoder[Greeting]:
+    return Decoder(Greeting, GREETING_LIMIT)
 
 
 def answers() -> Decoder[Answer]:

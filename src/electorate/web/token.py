@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hmac
-import os
-import stat
 from pathlib import Path
 
 from electorate.errors import UserError
+from electorate.runtime import private
 
 LONGEST = 4096
 """The most bytes that a token file may have."""
@@ -16,16 +15,7 @@ LONGEST = 4096
 def read(path: Path) -> bytes:
     """The token in this file of a node, as it is now. Raises `UserError` if it cannot be read, others can
     read it, or there is not one token in it."""
-    try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_mode & stat.S_IRWXO:
-                raise UserError(f"token file {path} is open to everybody: chmod o= {path}")
-            content = file.read(LONGEST + 1)
-    except OSError as error:
-        raise UserError(
-            f"token file {path} cannot be read ({error.strerror}): make it, or leave token_file out"
-        ) from None
-    return only(path, content)
+    return only(path, private.read(path, "token file", "; make it, or leave token_file out"))
 
 
 def only(path: Path, content: bytes) -> bytes:
