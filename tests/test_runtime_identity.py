@@ -11,10 +11,10 @@ from typing import Any, cast
 import pytest
 
 from electorate.core.identity import Identity, Start
-from electorate.core.model import Beat, Role
+from electorate.core.model import Role
 from electorate.runtime import link as link_module
 from electorate.runtime.contact import Contact
-from electorate.runtime.link import BACKLOG, HASTE, Link
+from electorate.runtime.link import HASTE, Link
 from electorate.runtime.notify import watchdog_pause
 from electorate.runtime.wire import Said, Welcome
 from tests.runtime_hosts import E, cluster, in_loop, until
@@ -184,17 +184,6 @@ def test_a_welcome_counts_that_is_to_my_present_life_and_by_whom_i_know(
     link.welcomed(outgoing, Welcome(Said(Start(3, theirs))))
     assert link.connected is stands
     assert len(cast(Any, link.host).met) == stands
-
-
-@pytest.mark.parametrize(("unread", "cut_off"), [(0, False), (BACKLOG, False), (BACKLOG + 1, True)])
-def test_a_peer_that_does_not_read_is_cut_off(unread: int, cut_off: bool) -> None:
-    link, _ = staged()
-    transport = Transport(unread)
-    link.outgoing = cast(Any, type("Outgoing", (), {"transport": transport, "seal": None})())
-    link.write(Beat(1))
-    link.flush()
-    assert transport.written
-    assert transport.aborted is cut_off
 
 
 @pytest.mark.parametrize(

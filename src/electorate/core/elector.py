@@ -445,9 +445,9 @@ class Elector:
         """A connection to the peer stands."""
         self.node.restless[self.name] = self
         if self.role is Role.LEADER:
-            self.announce_to(peer)
+            self.node.untold[peer][self.name] = self
         elif self.leader == peer:
-            self.say_follow(peer)
+            self.node.moved[peer][self.name] = self
         elif self.leader is None and self.role is Role.FOLLOWER and self.node.all_gathered:
             self.seek()
 

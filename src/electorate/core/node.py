@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 from electorate.core.bully import Bully
 from electorate.core.elector import Elector
@@ -69,10 +70,10 @@ BEAT: Timer = ("beat", "")
 RECALL: Timer = ("recall", "")
 FORGET: Timer = ("forget", "")
 MAX_NAME = 200
-"""The longest name of an election that a peer can make this node remember."""
+"""The longest name of an election, in bytes of UTF-8."""
 FIRST = Start()
 MUCH = 500
-"""Effects of one event."""
+"""Effects of one event; and so many elections at once are told to one peer, page by page."""
 ABSURD = "a term that no quorum can have made"
 LEAPS_EVERY = 60.0
 """Seconds."""
@@ -86,7 +87,7 @@ PAGE = 1 << 16
 
 def is_name(name: str) -> bool:
     """Whether an election may be called so."""
-    return 0 < len(name) <= MAX_NAME and name.isprintable()
+    return name.isprintable() and 0 < len(name.encode()) <= MAX_NAME
 
 
 class Node:
@@ -154,7 +155,8 @@ class Node:
         self.untold: dict[NodeId, dict[str, Elector]] = {peer: {} for peer in self.peers}
         """For each peer, the elections that I lead in which it has not answered Follow."""
         self.moved: dict[NodeId, dict[str, Elector]] = {peer: {} for peer in self.peers}
-        """For each leader that I follow, the elections in which it does not know my position yet."""
+        """For each leader that I follow, the elections in which it has to hear my Follow again: my position
+        is another, or the connection."""
         self.next_check = float("inf")
         """No lease of mine ends before then."""
         self.rejoin = rejoin
@@ -240,6 +242,8 @@ class Node:
                 self.out.append(Send(peer, Floor(self.floor)))
             for election in self.elections.values():
                 election.peer_found(peer)
+            self.tell_leaderships(peer)
+            self.tell_following(peer)
         else:
             self.ignore("a connection to an incarnation that is gone")
         return self.effects()
@@ -520,8 +524,18 @@ class Node:
 
     def followed(self, election: Elector, peer: NodeId) -> None:
         """The peer follows: it need not be told again, and its support may complete the lease."""
-        self.untold[peer].pop(election.name, None)
+        untold = self.untold[peer]
+        if untold.pop(election.name, None) and untold and len(untold) % MUCH == 0:
+            self.tell_leaderships(peer)
         self.rests_on_followers(election)
+
+    def tell_leaderships(self, id: NodeId) -> None:
+        """Say Lead to a peer in a page of those elections in which it has not answered Follow. The next page
+        comes with the next beat, or as soon as so many have been answered."""
+        untold = self.untold[id]
+        for name, election in tuple(islice(untold.items(), MUCH)):
+            election.announce_to(id)
+            untold[name] = untold.pop(name)
 
     def rests_on_followers(self, election: Elector) -> None:
         """From now on this leadership rests on its present followers."""
@@ -540,8 +554,7 @@ class Node:
         beat = Beat(self.beats.next(self.now))
         for id, peer in self.peers.items():
             if peer.connected:
-                for election in self.untold[id].values():
-                    election.announce_to(id)
+                self.tell_leaderships(id)
                 self.out.append(Send(id, beat))
         self.out.append(Arm(BEAT, self.timing.beat, self.timing.beat))
 
@@ -604,11 +617,15 @@ class Node:
         if self.rejoin is not None:
             return self.ignore("a beat before this node has rejoined")
         peer.promise(self.now)
-        for election in tuple(self.moved[sender].values()):
-            election.tell_position(sender)
+        self.tell_following(sender)
         if peer.connected:
             self.out.append(Send(sender, Support(beat.seq, self.incarnation, peer.epoch)))
         return None
+
+    def tell_following(self, leader: NodeId) -> None:
+        """Say Follow in a page of those elections in which this leader does not know all yet."""
+        for election in tuple(islice(self.moved[leader].values(), MUCH)):
+            election.tell_position(leader)
 
     def watch(self, leader: NodeId) -> Pair:
         """Follow this leader: promise it my support for a lease, and miss it when it falls silent. Returns

@@ -23,6 +23,7 @@ What can go wrong on the way, and what is done about it:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from electorate.core.elector import Elector
@@ -87,12 +88,20 @@ Round: TypeAlias = Token | Coordinator | Probe | Echo
 """What goes round, from one living node to the next."""
 
 
+UNSOUND = "a round of those who are not in the ring, or may not lead"
+
+
 def speaker(message: Token | Coordinator) -> NodeId:
     """Who is known to want an election by this message, and therefore to lead no longer. A Coordinator may
     have been started for a leader that lives on: it speaks for that one only once it has joined."""
     if isinstance(message, Token):
         return message.initiator
     return message.leader if message.is_backed_by(message.leader) else NOBODY
+
+
+def are_once(voters: frozenset[NodeId], *rows: Sequence[NodeId]) -> bool:
+    """Whether each of these rows names voters, and none of them twice."""
+    return all(len(row) == len(set(row)) and voters.issuperset(row) for row in rows)
 
 
 class Ring(Elector):
@@ -230,8 +239,8 @@ class Ring(Elector):
         best = message.leader if isinstance(message, Coordinator) else message.initiator
         if not self.node.may_lead(best):
             self.node.ignore("a round for one who may not lead")
-        elif isinstance(message, Token) and not self.is_sound(message):
-            self.node.ignore("a token of those who may not lead")
+        elif not self.is_sound(message):
+            self.node.ignore(UNSOUND)
         elif self.role is Role.LEADER:
             self.answer_as_leader(best, message)
         elif self.is_sticky(speaker(message)):
@@ -245,9 +254,20 @@ class Ring(Elector):
         else:
             self.on_token(message)
 
-    def is_sound(self, token: Token) -> bool:
-        """Whether it bears somebody, and nobody who may not lead."""
-        return bool(token.contenders) and all(self.node.may_lead(id) for id, _ in token.contenders)
+    def is_sound(self, message: Round) -> bool:
+        """Whether it bears nobody twice and none but voters, and a token somebody who may lead, and nobody
+        who may not: so it grows no longer than the ring."""
+        voters = frozenset(self.node.membership.voters)
+        match message:
+            case Token(visited=visited, contenders=contenders):
+                ids = [id for id, _ in contenders]
+                return bool(ids) and all(map(self.node.may_lead, ids)) and are_once(voters, visited, ids)
+            case Coordinator(visited=visited, backers=backers):
+                return are_once(voters, visited, [id for id, _ in backers])
+            case Probe(visited=visited):
+                return are_once(voters, visited)
+            case Echo(back=back):
+                return are_once(voters, back)
 
     def answer_as_leader(self, best: NodeId, message: Token | Coordinator) -> None:
         """Somebody has missed me: tell it that I lead, or hand over if it asks with a better rank."""
@@ -417,6 +437,9 @@ class HirschbergSinclair(Ring):
 
     def receive(self, sender: NodeId, message: ElectionMessage) -> None:
         match message:
+            case Probe() | Echo() if not self.is_sound(message):
+                self.acknowledge(sender, message)
+                self.node.ignore(UNSOUND)
             case Probe() if self.node.may_lead(message.initiator):
                 self.acknowledge(sender, message)
                 self.on_probe(sender, message)
@@ -431,6 +454,8 @@ class HirschbergSinclair(Ring):
             self.announce_to(probe.initiator)
         elif self.is_sticky(probe.initiator):
             self.hold(sender, probe)
+        elif self.me in probe.visited and probe.initiator != self.me:
+            self.node.ignore("a probe whose initiator is gone")
         elif probe.initiator == self.me:
             if self.is_of_this_round(probe.serial):
                 self.proclaim((self.me, self.position), max(probe.term, self.newest), probe.visited)

@@ -24,14 +24,19 @@ from typing import Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, get_
 
 import msgspec
 
+from electorate.core.configuration import configuration, digests
 from electorate.core.model import Kind, Member, Membership, NodeId, QuorumRule, Settings, Timing
 from electorate.core.node import MAX_NAME, is_name
 from electorate.errors import UserError, hint, meant
 from electorate.runtime.sources import PREFIX, Source, read, variables
+from electorate.runtime.wire import GREETING_LIMIT, MAX_METADATA, longest_greeting
 
 T = TypeVar("T")
 
-MAX_METADATA = 2000
+MAX_ID = 100
+"""The longest name of a node, a group or a cluster, in bytes of UTF-8."""
+MAX_HOST = 253
+"""The longest name that a machine can have, in bytes."""
 LONGEST = 120.0
 """No duration is longer than so many seconds; who says more has probably meant milliseconds."""
 A_YEAR = 365 * 86_400.0
@@ -360,14 +365,18 @@ Complaints = Iterator[tuple[str, str]]
 def complaints_about_nodes(config: Config) -> Complaints:
     if not config.cluster:
         yield "cluster", ": give the cluster a name; nodes of another one are refused by it"
+    if what := hindered(config.cluster):
+        yield "cluster", f": its name {what}"
     if not config.nodes:
         yield "nodes", ": name at least one, as [nodes.a] with an address"
     for id, node in config.nodes.items():
         key = f"nodes.{id}"
-        if not id or len(id) > 100:
-            yield key, ": an id has 1 to 100 characters"
-        if "/" in id or not id.isprintable():
-            yield key, ": an id has no slash, and nothing that cannot be printed"
+        if not id or "/" in id:
+            yield key, ": an id has at least one character, and no slash"
+        if what := hindered(id):
+            yield key, f": an id {what}"
+        if what := hindered(node.group):
+            yield f"{key}.group", f": its name {what}"
         if node.weight < 0:
             yield f"{key}.weight", f": {node.weight} is negative; 0 means that it never counts"
         if (node.weight != 1 or node.group) and config.quorum == "majority":
@@ -380,6 +389,23 @@ def complaints_about_nodes(config: Config) -> Complaints:
             yield f"{key}.metadata", what
     if config.nodes and not config.membership.candidates:
         yield "nodes", ": none of them may lead; at least one must be a voter with a weight"
+    of = configuration(config.membership, config.settings, proof_of_death=config.proof_of_death)
+    said = longest_greeting(config.cluster, config.nodes, *map(digests, of))
+    if said > GREETING_LIMIT:
+        yield (
+            "nodes",
+            f": a greeting, which tells a little of each of the {len(config.nodes)} nodes, would have {said}"
+            f" bytes, and it has room for {GREETING_LIMIT}; name fewer nodes, or give them shorter ids",
+        )
+
+
+def hindered(name: str) -> str | None:
+    """Why a name cannot be one that others are told, if so."""
+    if not name.isprintable():
+        return f"has nothing that cannot be printed: {name!a} does"
+    if (size := len(name.encode())) > MAX_ID:
+        return f"has at most {MAX_ID} bytes in UTF-8, and '{name[:20]}...' has {size}"
+    return None
 
 
 def complaints_about_addresses(config: Config) -> Complaints:
@@ -418,8 +444,13 @@ def complaints_about_metadata(metadata: Mapping[Any, Any]) -> Iterator[str]:
         if not (isinstance(name, str) and isinstance(value, str)):
             yield f": {name!r} is {value!r}; the others are told texts: {str(name)!r} could be {str(value)!r}"
             return
-    if sum(len(k) + len(v) for k, v in metadata.items()) > MAX_METADATA:
-        yield f": it is told at each greeting; keep it below {MAX_METADATA} characters"
+    try:
+        size = sum(len(text.encode()) for pair in metadata.items() for text in pair)
+    except UnicodeEncodeError as error:
+        yield f": {error.object!a} cannot be told to others: it is no text in UTF-8"
+        return
+    if size > MAX_METADATA:
+        yield f": it has {size} bytes in UTF-8, and {MAX_METADATA} at most, since each node is told it"
 
 
 def complaints_about_elections(config: Config) -> Complaints:
@@ -437,7 +468,8 @@ def complaints_about_elections(config: Config) -> Complaints:
         if not is_name(election):
             yield (
                 "elections",
-                f": {election!r}: the name of an election has 1 to {MAX_NAME} characters that can be printed",
+                f": {election!r}: the name of an election has 1 to {MAX_NAME} bytes in UTF-8, all of"
+                " characters that can be printed",
             )
         if config.elections.count(election) > 1:
             yield "elections", f": '{election}' is named twice; leave one of them out"
@@ -560,7 +592,8 @@ def split_address(address: str) -> tuple[str, int]:
     if not colon or not host:
         raise ValueError("is not host:port, such as 10.0.0.1:7400 or [::1]:7400")
     try:
-        host.encode("idna")
+        if len(host.encode("idna")) > MAX_HOST:
+            raise ValueError(f"names a host by more than {MAX_HOST} bytes, which cannot be")
     except UnicodeError:
         raise ValueError("names a host that cannot be") from None
     if not port.isdecimal() or not 0 <= int(port) < 65536:

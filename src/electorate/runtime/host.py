@@ -432,7 +432,10 @@ class Host:
         if election in self.node.elections or self.node.may_hold(election, self.id):
             return
         if not is_name(election):
-            raise ValueError(f"the name of an election has 1 to {MAX_NAME} characters that can be printed")
+            raise ValueError(
+                f"the name of an election has 1 to {MAX_NAME} bytes in UTF-8, all of characters that can be"
+                " printed"
+            )
         raise ValueError(
             f"there is no room for an election '{election}': node {self.id} holds"
             f" {len(self.node.elections)} already, and takes no more"

@@ -26,6 +26,7 @@ from electorate.runtime.figures import Refusal
 from electorate.runtime.names import Name, Place, in_turn, place, reach
 from electorate.runtime.tls import expiry, names
 from electorate.runtime.wire import (
+    FRAME_LIMIT,
     PROTOCOL,
     Answer,
     Exited,
@@ -62,7 +63,7 @@ KEPT = {
     "TCP_KEEPCNT": PROBES,
 }
 BACKLOG = 4 << 20
-"""A peer that leaves so many bytes unread is cut off."""
+"""A peer that leaves more bytes unread than this, and takes nothing for `UNHEARD` seconds, is cut off."""
 
 
 class Reached(NamedTuple):
@@ -105,18 +106,19 @@ class Link:
     def write(self, message: Message) -> None:
         """Say it with whatever else is said in this turn of the loop."""
         if self.outgoing is not None:
+            said = frame(message)
+            if len(said) > 4 + FRAME_LIMIT:
+                what = f"{type(message).__name__} of {len(said) - 4} bytes, which would be refused"
+                return self.host.complain("not saying to", self.peer, what, "junk")
             if not self.buffer:
                 self.host.loop.call_soon(self.flush)
-            self.buffer.append(frame(message))
+            self.buffer.append(said)
+        return None
 
     def flush(self) -> None:
         data, self.buffer = b"".join(self.buffer), []
         if self.outgoing is not None and data:
-            transport = self.outgoing.transport
-            transport.write(data)
-            if transport.get_write_buffer_size() > BACKLOG:
-                self.host.log.warning("node %s does not read what it is sent: cutting it off", self.peer)
-                transport.abort()
+            self.outgoing.transport.write(data)
 
     # --- dialling ------------------------------------------------------------------------------
 
@@ -282,9 +284,12 @@ class Outgoing(asyncio.Protocol):
         self.place: Place | None = None
         self.reached: Reached | None = None
         """Once it is welcomed."""
+        self.unread = 0
+        self.looking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(BACKLOG)
         self.opened = self.silent = True
         tune(self.transport)
         if peername := self.transport.get_extra_info("peername"):
@@ -329,7 +334,23 @@ class Outgoing(asyncio.Protocol):
             self.link.refused(answer)
         return self.transport.close()
 
+    def pause_writing(self) -> None:
+        """Much is unread: look whether it becomes less."""
+        self.unread = self.transport.get_write_buffer_size()
+        self.looking = self.link.host.loop.call_later(UNHEARD, self.look)
+
+    def look(self) -> None:
+        if self.transport.get_write_buffer_size() < self.unread:
+            return self.pause_writing()
+        self.link.host.log.warning("node %s does not read what it is sent: cutting it off", self.link.peer)
+        return self.transport.abort()
+
+    def resume_writing(self) -> None:
+        if self.looking:
+            self.looking.cancel()
+
     def connection_lost(self, error: Exception | None) -> None:
+        self.resume_writing()
         if not self.answered.done():
             self.answered.set_exception(ConnectionResetError("it broke before the welcome"))
             self.answered.exception()

@@ -13,7 +13,7 @@ certificates, or a secret, all this is said through TLS (`tls`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Annotated, Generic, TypeAlias, TypeVar
 
@@ -47,6 +47,10 @@ FRAME_LIMIT = 1 << 20
 """The longest frame, in bytes."""
 GREETING_LIMIT = 1 << 16
 """The longest frame that a stranger may send: room for what is configured of a hundred nodes."""
+
+
+MAX_METADATA = 2000
+"""What a node tells of itself has so many bytes of UTF-8 at most."""
 
 
 class How(StrEnum):
@@ -147,6 +151,14 @@ class Greeting(msgspec.Struct, frozen=True, tag=True):
     safety: Digests = {}
     rest: Digests = {}
     """A digest of each key that is configured (`core.configuration`)."""
+
+
+def longest_greeting(cluster: str, nodes: Iterable[NodeId], safety: Digests, rest: Digests) -> int:
+    """The bytes of the longest greeting between these nodes, so configured."""
+    longest = max(nodes, key=lambda id: len(id.encode()), default="")
+    start = (2**31 - 1, 2**63 - 1)
+    said = Said(start, start, True)
+    return len(encode(Greeting(PROTOCOL, cluster, longest, longest, said, start, safety, rest)))
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
