@@ -127,7 +127,7 @@ def kept(directory: Path, content: bytes) -> bool:
             assert {start.incarnation for start in mine.chain()} == {1, 2}
             return True
     except UserError as error:
-        assert re.search("is damaged|cannot be written", str(error))
+        assert re.search("is damaged|cannot be written|is no store|of another program", str(error))
         return False
 
 

@@ -16,6 +16,7 @@ from electorate.cli.serve import DataOption
 from electorate.core.model import Membership, QuorumRule
 from electorate.errors import UserError
 from electorate.runtime.config import Config, configure, is_loopback
+from electorate.runtime.directory import doubt
 
 app = typer.Typer(help="Write or check a cluster file.", no_args_is_help=True, add_completion=False)
 
@@ -111,8 +112,12 @@ def check(
         f"fail-over: {'milliseconds after a crash, ' if proven else ''}at most {timing.lease:g} s and a few"
         f" round trips after {'' if proven else 'a crash, '}a hang or a partition"
     )
-    found = list(troubles(config, id, data or Path(f"electorate-{config.cluster}-{id}"))) if id else []
-    for note in dict.fromkeys([*warnings(config), *doubts(config)]):
+    directory = data or Path(f"electorate-{config.cluster}-{id}")
+    found = list(troubles(config, id, directory)) if id else []
+    notes = [*warnings(config), *doubts(config)]
+    if id and (fear := doubt(directory)):
+        notes.append(fear)
+    for note in dict.fromkeys(notes):
         if note not in found:
             print(f"note: {note}")
     for trouble in found:

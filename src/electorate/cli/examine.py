@@ -12,6 +12,7 @@ from electorate.errors import InUse, UserError
 from electorate.extras import install
 from electorate.runtime.certificates import Certificates
 from electorate.runtime.config import Config
+from electorate.runtime.directory import inspect
 from electorate.runtime.names import bound, hindrance, stands_for
 from electorate.runtime.secret import Secret
 from electorate.runtime.store import lock
@@ -87,6 +88,8 @@ def look_at_directory(data: Path) -> None:
     there = next(path for path in (data, *data.absolute().parents) if path.exists())
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise UserError(f"data directory {data} cannot be used: {there} cannot be written")
+    if there == data:
+        inspect(data)
     if (data / "lock").exists():
         os.close(lock(data))
 

@@ -55,6 +55,7 @@ from electorate.runtime.certificates import Certificates
 from electorate.runtime.clock import now
 from electorate.runtime.config import Config, ProofOfDeath
 from electorate.runtime.contact import Contact
+from electorate.runtime.directory import doubt
 from electorate.runtime.door import Door
 from electorate.runtime.figures import Figures, Refusal, hour
 from electorate.runtime.handover import Handover, Lapsed
@@ -168,6 +169,8 @@ class Host:
         """Where it listens: at each address of its name. A process that holds these too keeps them from
         refusing, and so is not believed dead."""
         self.door: Door
+        if fear := doubt(data):
+            self.log.warning("%s", fear)
         self.disk = Disk(f"electorate-{id}-store", self.balks)
         self.trouble: str | None = None
         """Why the store takes no write at present."""

@@ -7,6 +7,11 @@ forget without a word what was promised. Whatever else happens to the file is fo
 each write renews a seal over all rows. The directory is locked against a second process for as long as the
 store is open.
 
+A store outlives the program that made it. `application_id` says whose file it is, `user_version` its layout,
+and the row `readable by` of `identity` the oldest layout whose programs may go on with it. A program brings
+an older store up to its own layout. It opens a newer one if that allows it, and then leaves alone what it
+does not know: tables, columns, and rows of `identity`.
+
 After a write that has failed, what the system shows of the file proves nothing: a sync that failed once may
 be said to have gone well the next time, though nothing was written. So the next write first reads the file
 anew, compares it with what was durable, and makes a new one of it.
@@ -40,10 +45,14 @@ from electorate.core.identity import Rejoin, Start
 from electorate.core.model import Forget, Gone, NodeId, Promise, Record
 from electorate.errors import InUse, UserError
 from electorate.runtime.clock import now
+from electorate.runtime.directory import STORE, make, opened, sync
+from electorate.version import __version__
 
 T = TypeVar("T")
 
-SCHEMA = """
+APPLICATION = int.from_bytes(b"elct")
+LAYOUTS = (
+    """
 CREATE TABLE identity (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE start (number INTEGER PRIMARY KEY, incarnation INTEGER NOT NULL);
 CREATE TABLE peer (
@@ -54,9 +63,21 @@ CREATE TABLE promise (
     election TEXT PRIMARY KEY, term INTEGER NOT NULL, backed TEXT, epoch INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE seal (of TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-"""
+""",
+)
+"""Each makes a store of the next layout out of one of the layout before; the first, out of an empty file."""
+READABLE_BY = 1
+"""The oldest layout whose programs may go on with a store of the newest. They add, change and drop rows, know
+nothing of what was added since, and seal what they know (`TABLES`)."""
 
-TABLES = ("identity", "start", "peer", "gone", "promise")
+TABLES = {
+    "identity": ("key", "value"),
+    "start": ("number", "incarnation"),
+    "peer": ("node", "incarnation", "number"),
+    "gone": ("node", "gone"),
+    "promise": ("election", "term", "backed", "epoch"),
+}
+"""What is sealed; the first column is the key. With the layout of `READABLE_BY`."""
 
 Row = tuple[str | int | None, ...]
 Key = tuple[str, Any]
@@ -105,7 +126,7 @@ class Store:
 
     def __init__(self, directory: Path, cluster: str, node: NodeId) -> None:
         self.directory = directory
-        self.path = directory.absolute() / "electorate.db"
+        self.path = directory.absolute() / STORE
         self.marks: dict[Key, int] = {}
         """The digest of each row, by table and key."""
         self.seal = 0
@@ -115,7 +136,7 @@ class Store:
         self.doubtful = False
         """A write has failed since the file was read."""
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make(directory)
             self.lock = lock(directory)
         except OSError as error:
             raise UserError(
@@ -141,15 +162,14 @@ class Store:
 
     def open(self, cluster: str, node: NodeId) -> None:
         if not self.path.exists():
-            self.make({"identity": [("cluster", cluster), ("node", node)]})
-        self.connect()
-        tables = {name for (name,) in self.database.execute("SELECT name FROM sqlite_master")}
-        if "promise" in tables and "start" not in tables:
-            raise UserError(
-                f"data directory {self.directory} was made by an earlier version: move it away, and start"
-                f" node {node} with --rejoin"
-            )
-        self.marks = self.examine()
+            self.replace(partial(found, {"identity": [("cluster", cluster), ("node", node)]}))
+        self.database = connect(self.path)
+        layout = self.layout(node)
+        self.database.execute("PRAGMA journal_mode=TRUNCATE")
+        self.marks = examine(self.database)
+        if layout < len(LAYOUTS):
+            raise_layout(self.database)
+            self.marks = examine(self.database)
         self.seal = sealed(self.marks)
         self.identity = dict(self.rows("identity"))
         for key, value in (("cluster", cluster), ("node", node)):
@@ -159,60 +179,75 @@ class Store:
                     " give each node a directory of its own"
                 )
 
-    def connect(self) -> None:
-        self.database = connect(self.path)
-        self.database.execute("PRAGMA journal_mode=TRUNCATE")
+    def layout(self, node: NodeId) -> int:
+        """Raises `UserError` if this is no store, or one that only a newer release can read."""
+        what = "it is empty" if not self.path.stat().st_size else ""
+        try:
+            application, layout = (pragma(self.database, name) for name in ("application_id", "user_version"))
+        except sqlite3.DatabaseError as error:
+            if code_of(error) != sqlite3.SQLITE_NOTADB:
+                raise
+            what = str(error)
+        if what:
+            raise UserError(
+                f"{self.directory / STORE} is no store ({what}): if it was one, move it away, and start node"
+                f" {node} with --rejoin; if not, give the node another directory"
+            )
+        if application != APPLICATION:
+            raise UserError(
+                f"{self.directory / STORE} is a database of another program (its application id is"
+                f" {application:#x}): give node {node} another directory"
+            )
+        if layout > len(LAYOUTS):
+            made = {}
+            with contextlib.suppress(sqlite3.Error):
+                made = dict(self.rows("identity"))
+            oldest, release = made.get("readable by"), made.get("release", "a newer release")
+            if not isinstance(oldest, int) or oldest > len(LAYOUTS):
+                raise UserError(
+                    f"data directory {self.directory} was used by electorate {release}, whose store (layout"
+                    f" {layout}) cannot be read by electorate {__version__} (layout {len(LAYOUTS)}): run"
+                    f" {release}, or a later one; what node {node} has promised is all there"
+                )
+        return layout
 
-    def make(self, rows: Mapping[str, list[Row]]) -> None:
-        """Make a new file of these rows; it bears its name only once it is whole, so an empty one is a
-        damaged one. What was not finished of the last one goes with it."""
-        new, journal = self.path.with_suffix(".new"), self.path.with_name(f"{self.path.name}-journal")
+    def replace(self, fill: Callable[[Path], None]) -> None:
+        """Make a new file; it bears its name only once it is whole, so an empty one is a damaged one. What
+        was not finished of the last one goes with it."""
+        new, journal = self.path.with_suffix(".new"), self.path.with_name(f"{STORE}-journal")
         for left in (new, new.with_name(f"{new.name}-journal")):
             left.unlink(missing_ok=True)
-        new.touch(0o600)
-        with contextlib.closing(connect(new)) as database:
-            database.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-            transact(database, rows, sealed(marks_of(rows)))
+        os.close(opened(new, os.O_EXCL))
+        fill(new)
         journal.unlink(missing_ok=True)
         new.rename(self.path)
-        descriptor = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def examine(self) -> dict[Key, int]:
-        """Read all of it, and return the digests. Raises `sqlite3.DatabaseError` if it is not what was
-        written last."""
-        [complaint] = self.database.execute("PRAGMA quick_check(1)").fetchone()
-        if complaint != "ok":
-            raise sqlite3.DatabaseError(complaint)
-        marks = marks_of({table: self.rows(table) for table in TABLES})
-        if self.rows("seal") != [("all", sealed(marks))]:
-            raise sqlite3.DatabaseError("its rows do not match their seal")
-        return marks
+        sync(self.path.parent)
 
     def make_anew(self) -> None:
         """After a write that failed: make a new file of what was durable before, which the old one must have
         still, and of what may have become so. Raises `sqlite3.Error` or `OSError`."""
         with contextlib.suppress(sqlite3.Error):
             self.database.close()
-        self.connect()
-        marks = self.examine()
+        self.database = connect(self.path)
+        self.replace(self.copy)
+        self.database = connect(self.path)
+        self.database.execute("PRAGMA journal_mode=TRUNCATE")
+        self.tried.clear()
+        self.doubtful = False
+
+    def copy(self, new: Path) -> None:
+        """All of the file, also what only a newer program knows."""
+        with contextlib.closing(connect(new)) as database, contextlib.closing(self.database):
+            self.database.backup(database)
+            marks = examine(database)
         for key in marks.keys() | self.marks.keys():
             mark = marks.get(key, 0)
             if mark != self.marks.get(key, 0) and (key, mark) not in self.tried:
                 raise sqlite3.DatabaseError("its rows are not what was written last")
-        rows = {table: some for table in TABLES if (some := self.rows(table))}
-        self.database.close()
-        self.make(rows)
-        self.connect()
         self.marks, self.seal = marks, sealed(marks)
-        self.tried.clear()
-        self.doubtful = False
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
-        return self.database.execute(f"SELECT * FROM {table}").fetchall()
+        return rows_of(self.database, table)
 
     def write(self, rows: Mapping[str, list[Row]], forgotten: Collection[str] = ()) -> None:
         """Make these rows durable, by table, and drop the promises in those elections, in one transaction.
@@ -405,28 +440,89 @@ def connect(path: Path) -> sqlite3.Connection:
         place, timeout=PATIENCE, isolation_level=None, check_same_thread=False, uri=True
     )
     try:
-        database.execute("PRAGMA synchronous=FULL")
+        for setting in ("synchronous=FULL", "fullfsync=ON", "checkpoint_fullfsync=ON"):
+            database.execute(f"PRAGMA {setting}")
     except BaseException:
         database.close()
         raise
     return database
 
 
+def pragma(database: sqlite3.Connection, name: str) -> int:
+    value: int = database.execute(f"PRAGMA {name}").fetchone()[0]
+    return value
+
+
+def found(rows: Mapping[str, list[Row]], path: Path) -> None:
+    """Make a store of an empty file."""
+    with contextlib.closing(connect(path)) as database:
+        raise_layout(database, rows)
+
+
+def raise_layout(database: sqlite3.Connection, rows: Mapping[str, list[Row]] | None = None) -> None:
+    """Bring a store to the newest layout, with these rows in it, in one transaction. Raises `sqlite3.Error`;
+    the connection is of no use then."""
+    steps = "".join(LAYOUTS[pragma(database, "user_version") :])
+    database.executescript(
+        f"BEGIN IMMEDIATE; {steps} PRAGMA application_id={APPLICATION}; PRAGMA user_version={len(LAYOUTS)};"
+    )
+    insert(database, rows or {})
+    insert(database, {"identity": [("release", __version__), ("readable by", READABLE_BY)]})
+    seal(database, sealed(marks_in(database)))
+    database.execute("COMMIT")
+
+
+def examine(database: sqlite3.Connection) -> dict[Key, int]:
+    """Read all of it, and return the digests. Raises `sqlite3.DatabaseError` if it is not what was written
+    last."""
+    [complaint] = database.execute("PRAGMA quick_check(1)").fetchone()
+    if complaint != "ok":
+        raise sqlite3.DatabaseError(complaint)
+    marks = marks_in(database)
+    if database.execute("SELECT value FROM seal WHERE of = 'all'").fetchall() != [(sealed(marks),)]:
+        raise sqlite3.DatabaseError("its rows do not match their seal")
+    return marks
+
+
 def transact(
-    database: sqlite3.Connection, rows: Mapping[str, list[Row]], seal: int, forgotten: Collection[str] = ()
+    database: sqlite3.Connection, rows: Mapping[str, list[Row]], value: int, forgotten: Collection[str]
 ) -> None:
     database.execute("BEGIN IMMEDIATE")
     try:
-        for table, some in rows.items():
-            places = ", ".join("?" * len(some[0]))
-            database.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", some)
+        insert(database, rows)
         database.executemany("DELETE FROM promise WHERE election = ?", zip(forgotten))
-        database.execute("INSERT OR REPLACE INTO seal VALUES ('all', ?)", (seal,))
+        seal(database, value)
         database.execute("COMMIT")
     except sqlite3.Error:
         with contextlib.suppress(sqlite3.Error):  # the first error is the one to tell
             database.execute("ROLLBACK")
         raise
+
+
+def insert(database: sqlite3.Connection, rows: Mapping[str, list[Row]]) -> None:
+    """Put these rows in, or in place of those with their keys; columns that are not known here stay."""
+    for table, some in rows.items():
+        key, *others = TABLES[table]
+        places = ", ".join("?" * (1 + len(others)))
+        changes = ", ".join(f"{column} = excluded.{column}" for column in others)
+        database.executemany(
+            f"INSERT INTO {table} ({', '.join(TABLES[table])}) VALUES ({places})"
+            f" ON CONFLICT ({key}) DO UPDATE SET {changes}",
+            some,
+        )
+
+
+def seal(database: sqlite3.Connection, value: int) -> None:
+    database.execute("INSERT OR REPLACE INTO seal (of, value) VALUES ('all', ?)", (value,))
+
+
+def rows_of(database: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:
+    return database.execute(f"SELECT {', '.join(TABLES[table])} FROM {table}").fetchall()
+
+
+def marks_in(database: sqlite3.Connection) -> dict[Key, int]:
+    rows = {table: rows_of(database, table) for table in TABLES}
+    return marks_of({"layout": [(pragma(database, "user_version"),)], **rows})
 
 
 def marks_of(rows: Mapping[str, list[Row]]) -> dict[Key, int]:
@@ -483,7 +579,7 @@ def cause(error: BaseException) -> BaseException:
 def lock(directory: Path) -> int:
     """Lock the directory for this process; the kernel frees it when the process ends, however it ends. Its
     guardian holds it as well, until nothing is left of what it has begun; for that there is some time."""
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = opened(directory / "lock")
     until = now() + REMAINS
     try:
         while not is_locked(descriptor):

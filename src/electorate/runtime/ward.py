@@ -24,6 +24,7 @@ from electorate.core.model import NodeId
 from electorate.errors import UserError
 from electorate.runtime import guardian
 from electorate.runtime.clock import now
+from electorate.runtime.directory import opened
 from electorate.runtime.store import is_locked
 from electorate.runtime.tree import Tree, adopt_orphans, own_cgroup
 
@@ -344,7 +345,7 @@ async def relieve(directory: Path, node: NodeId) -> int:
     to end. Raises `UserError` if it does not."""
     file = directory / "guardian"
     try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = opened(file)
     except OSError as error:
         raise UserError(
             f"{file} cannot be made: {error.strerror}; mend that, and start node {node} again"
