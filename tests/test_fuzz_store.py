@@ -47,6 +47,8 @@ NAMED = re.compile(r"(\d+)<([^>]*)>")
 
 NAMES = "."
 """The directory: what was created, renamed or removed is on the disk once it is synced."""
+PARENT = ".."
+"""The one in which the directory was made: without it, nothing is found at all."""
 
 
 class Call(NamedTuple):
@@ -76,14 +78,16 @@ def calls(trace: Path, directory: Path) -> Iterator[Call]:
             continue
         if kind == "write" and len(parts) > 1 and unescape(parts[1]) == b"durable":
             yield Call("durable", "")
+        elif kind == "mkdir":
+            yield Call("found", PARENT)
         elif kind in ("rename", "unlink"):
             names = [Path(unescape(part).decode()) for part in parts]
             if names[0].parent == directory:
                 yield Call(kind, names[0].name, to=names[1].name if len(names) > 1 else "")
         elif named := NAMED.match(parts[0] if kind != "openat" else f"{result}{line[line.rindex('<') :]}"):
             path = Path(unescape(named[2]).decode())
-            if path == directory and kind in ("fsync", "fdatasync"):
-                yield Call("lose" if failed else "sync", NAMES)
+            if path in (directory, directory.parent) and kind in ("fsync", "fdatasync"):
+                yield Call("lose" if failed else "sync", NAMES if path == directory else PARENT)
             if path.parent != directory or path.name == "lock":
                 continue
             match kind:
@@ -127,7 +131,7 @@ def traced(
 ) -> list[Call]:
     place = tmp_path_factory.mktemp("traced")
     trace = place / "trace"
-    watched = "openat,pwrite64,write,fsync,fdatasync,ftruncate,rename,unlink"
+    watched = "mkdir,openat,pwrite64,write,fsync,fdatasync,ftruncate,rename,unlink"
     tracer = ["strace", "-f", "-y", "-xx", "-s", "99999", "-e", watched, "-o", str(trace)]
     work = [sys.executable, "-c", WORK, str(place / "data"), *limits]
     tracer += ["-e", inject] if inject else []
@@ -151,12 +155,14 @@ def left(history: list[Call], survives: Callable[[int, Call], Call | None]) -> D
     """The same, as the disk has them."""
     content: dict[int, bytes] = {}
     for at, call in enumerate(history):
-        place = call.path if call.kind in ("write", "cut") else NAMES
+        place = call.path if call.kind in ("write", "cut", "found") else NAMES
         ends = (
             later.kind for later in history[at:] if later.kind in ("sync", "lose") and later.path == place
         )
         synced = next(ends, "lose") == "sync"
         done = call if synced else survives(at, call)
+        if call.kind == "found" and not done:
+            return {}
         file = seen.get(call.path, at)
         for names in (seen, kept) if done else (seen,):
             match call.kind:
@@ -224,6 +230,7 @@ def test_a_new_store_has_its_name_on_the_disk_before_it_is_used(history: list[Ca
     """Whenever SQLite itself happens to sync the directory."""
     named = history.index(Call("rename", "electorate.new", to="electorate.db"))
     assert history[named + 1] == Call("sync", NAMES)
+    assert history[:2] == [Call("found", PARENT), Call("sync", PARENT)]
 
 
 @pytest.mark.parametrize("how", FAILURES)
@@ -239,7 +246,7 @@ def test_no_promise_rests_on_a_sync_that_has_failed(tmp_path: Path, unsynced: li
     crash_everywhere(tmp_path / "data", unsynced, how, may_be_damaged=how != "the process ends")
 
 
-@pytest.mark.parametrize("file", ["electorate.db", "electorate.db-journal", NAMES])
+@pytest.mark.parametrize("file", ["electorate.db", "electorate.db-journal", NAMES, PARENT])
 def test_without_a_sync_that_would_be_noticed(tmp_path: Path, history: list[Call], file: str) -> None:
     careless = [call for call in history if (call.kind, call.path) != ("sync", file)]
     with pytest.raises((AssertionError, UserError)):

@@ -291,7 +291,7 @@ def test_a_damaged_store_is_replaced_by_rejoining(tmp_path: Path) -> None:
         damaged = at.start("c")
         code, stderr = damaged.ended()
         assert code == 2
-        assert f"data directory {data} is damaged (" in stderr
+        assert f"{data}/electorate.db is no store (it is empty): if it was one, move it away" in stderr
         shutil.move(data, tmp_path / "away")
         at.start("c", "--rejoin")
         at.agreed()

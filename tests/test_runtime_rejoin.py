@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -223,15 +222,6 @@ async def test_a_node_that_knows_thousands_of_long_names_can_answer(
         await until(lambda: len(c.store.load()) >= 6000)
         assert 1 << 14 < longest < wire.FRAME_LIMIT / 4
         assert not any("frame" in complaint for host in at.hosts.values() for complaint in host.counts)
-
-
-def test_a_store_of_an_earlier_version_says_what_to_do(tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "electorate.db")) as old:
-        old.executescript("CREATE TABLE identity (key, value); CREATE TABLE promise (election, term);")
-    with pytest.raises(
-        UserError, match="was made by an earlier version: move it away, and start node c with --rejoin"
-    ):
-        Store(tmp_path, "demo", "c")
 
 
 @in_loop

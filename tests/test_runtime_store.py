@@ -12,8 +12,10 @@ import stat
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,8 +23,10 @@ from electorate.core.configuration import Voters
 from electorate.core.identity import Rejoin, Start
 from electorate.core.model import NOBODY, Forget, Gone, Member, Membership, Promise
 from electorate.errors import UserError
-from electorate.runtime.store import Conditions, Disk, Store, passes, remedy
-from tests.runtime_hosts import blocked
+from electorate.runtime import store as store_module
+from electorate.runtime.store import LAYOUTS, Conditions, Disk, Store, passes, remedy
+from electorate.version import __version__
+from tests.runtime_hosts import blocked, cluster, in_loop
 
 PROMISES = [Promise("main", 7, "b", 6), Promise("shard-1", 3, None, 0), Promise("shard-2", 2**48, NOBODY, 1)]
 
@@ -94,11 +98,38 @@ def test_a_directory_belongs_to_one_node_of_one_cluster(tmp_path: Path) -> None:
 def test_a_file_that_is_damaged(tmp_path: Path) -> None:
     with closing(store(tmp_path)) as mine:
         mine.commit(PROMISES)
-    (tmp_path / "electorate.db").write_bytes(b"promises, promises\n" * 1000)
+    with (tmp_path / "electorate.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(b"promises, promises\n" * 1000)
     with pytest.raises(UserError, match=r"is damaged \(.*\): move it away, and start node a with --rejoin"):
         store(tmp_path)
     with pytest.raises(UserError, match=r"is damaged"):  # not: in use, by a lock that was left behind
         store(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [(b"", "it is empty"), (b"promises, promises\n" * 1000, "file is not a database")]
+)
+def test_a_file_that_is_no_store(tmp_path: Path, content: bytes, why: str) -> None:
+    (tmp_path / "electorate.db").write_bytes(content)
+    with pytest.raises(UserError) as refused:
+        store(tmp_path)
+    assert str(refused.value) == (
+        f"{tmp_path}/electorate.db is no store ({why}): if it was one, move it away, and start node a with"
+        " --rejoin; if not, give the node another directory"
+    )
+    assert (tmp_path / "electorate.db").read_bytes() == content
+
+
+def test_a_database_of_another_program(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "electorate.db", isolation_level=None)) as database:
+        database.executescript("CREATE TABLE promise (election); PRAGMA application_id = 4711")
+    with pytest.raises(UserError) as refused:
+        store(tmp_path)
+    assert str(refused.value) == (
+        f"{tmp_path}/electorate.db is a database of another program (its application id is 0x1267): give node"
+        " a another directory"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +275,10 @@ def test_a_batch_is_one_transaction(tmp_path: Path) -> None:
         assert (verbs.count("BEGIN"), verbs.count("INSERT"), verbs.count("COMMIT")) == (1, 1001, 1)
         assert mine.database.execute("PRAGMA synchronous").fetchone() == (2,), "FULL"
         assert mine.database.execute("PRAGMA journal_mode").fetchone() == ("truncate",)
+        for pragma in ("fullfsync", "checkpoint_fullfsync"):
+            assert mine.database.execute(f"PRAGMA {pragma}").fetchone() == (1,), (
+                "on macOS, as far as the disk"
+            )
 
 
 def test_a_commit_that_fails_leaves_the_old_promises(tmp_path: Path) -> None:
@@ -439,3 +474,145 @@ def test_too_many_open_files_is_what_is_wrong_when_nothing_can_be_opened(tmp_pat
     )
     assert done.stdout.startswith("cannot be written (Too many open files): let this process open more")
     assert done.stdout.endswith(" 7\n")
+
+
+# --- a store that programs of two releases use -----------------------------------------------------------
+
+NEWER = """
+ALTER TABLE promise ADD COLUMN colour TEXT DEFAULT 'grey';
+CREATE TABLE extra (name TEXT PRIMARY KEY);
+UPDATE promise SET colour = 'green';
+INSERT INTO extra VALUES ('kept');
+INSERT INTO identity VALUES ('mood', 'merry');
+"""
+
+
+@contextmanager
+def next_release(readable_by: int = 1) -> Iterator[None]:
+    """What is run in here is of a release that has added something to the store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "LAYOUTS", (*LAYOUTS, NEWER))
+        patch.setattr(store_module, "READABLE_BY", readable_by)
+        patch.setattr(store_module, "__version__", "7.1.0")
+        yield
+
+
+def asked(directory: Path, question: str) -> list[Any]:
+    with closing(sqlite3.connect(directory / "electorate.db")) as database:
+        return database.execute(question).fetchall()
+
+
+def test_the_file_says_whose_it_is_and_who_may_go_on_with_it(tmp_path: Path) -> None:
+    store(tmp_path).close()
+    header = (tmp_path / "electorate.db").read_bytes()[:100]
+    assert header[68:72] == b"elct"
+    assert int.from_bytes(header[60:64]) == len(LAYOUTS) == 1
+    said = dict(asked(tmp_path, "SELECT key, value FROM identity"))
+    assert said == {"cluster": "demo", "node": "a", "release": __version__, "readable by": 1}
+
+
+def test_a_newer_release_brings_a_store_up_to_its_layout_and_an_older_one_goes_on_with_it(
+    tmp_path: Path,
+) -> None:
+    with closing(store(tmp_path)) as mine:
+        mine.commit(PROMISES)
+    with next_release(), closing(store(tmp_path)) as newer:
+        assert newer.load() == by_election(PROMISES)
+    assert asked(tmp_path, "PRAGMA user_version") == [(2,)]
+    assert asked(tmp_path, "SELECT * FROM extra") == [("kept",)]
+
+    with closing(store(tmp_path)) as older:
+        assert older.load() == by_election(PROMISES)
+        assert older.begin().incarnation == 1
+        older.commit([Promise("main", 8, "c", 7), Promise("shard-3", 1, "a", 0), Forget("shard-1")])
+        with blocked(tmp_path), pytest.raises(sqlite3.Error):
+            older.commit([Promise("main", 9, "c", 7)])
+        older.commit([Promise("main", 9, "c", 7)])  # in a new file
+        left = older.load()
+    colours = dict(asked(tmp_path, "SELECT election, colour FROM promise"))
+    assert colours == {"main": "green", "shard-2": "green", "shard-3": "grey"}
+    assert asked(tmp_path, "SELECT * FROM extra") == [("kept",)]
+    assert asked(tmp_path, "PRAGMA user_version") == [(2,)]
+
+    with next_release(), closing(store(tmp_path)) as newer:
+        assert newer.load() == left
+        assert newer.identity["mood"] == "merry"
+        assert newer.begin().incarnation == 2
+    store(tmp_path).close()
+
+
+def test_a_store_that_only_a_newer_release_can_read_is_not_to_be_thrown_away(tmp_path: Path) -> None:
+    with closing(store(tmp_path)) as mine:
+        mine.commit(PROMISES)
+    with next_release(readable_by=2):
+        store(tmp_path).close()
+    content = (tmp_path / "electorate.db").read_bytes()
+    with pytest.raises(UserError) as refused:
+        store(tmp_path)
+    assert str(refused.value) == (
+        f"data directory {tmp_path} was used by electorate 7.1.0, whose store (layout 2) cannot be read by"
+        f" electorate {__version__} (layout 1): run 7.1.0, or a later one; what node a has promised is all there"
+    )
+    assert (tmp_path / "electorate.db").read_bytes() == content
+    with next_release(readable_by=2), closing(store(tmp_path)) as newer:
+        assert newer.load() == by_election(PROMISES)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP TABLE identity; DROP TABLE promise",
+        "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = 'CREATE WHAT NO SQLITE KNOWS YET'",
+    ],
+)
+def test_a_newer_store_that_is_quite_another_is_not_damaged(tmp_path: Path, change: str) -> None:
+    store(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / "electorate.db")) as database:
+        database.executescript(f"{change}; PRAGMA user_version = 9")
+    with pytest.raises(UserError, match=r"a newer release, whose store \(layout 9\) .*: run a newer release"):
+        store(tmp_path)
+
+
+@pytest.mark.parametrize("version", [0, 2, 3])
+def test_a_layout_that_is_not_what_was_written_is_damaged(tmp_path: Path, version: int) -> None:
+    with next_release():
+        store(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / "electorate.db")) as database:
+        database.executescript(f"PRAGMA user_version = {version}")
+    if version == 2:
+        store(tmp_path).close()
+    else:
+        with pytest.raises(UserError, match="is damaged"):
+            store(tmp_path)
+
+
+def test_a_store_that_cannot_be_brought_up_is_as_it_was(tmp_path: Path) -> None:
+    with closing(store(tmp_path)) as mine:
+        mine.commit(PROMISES)
+    with (
+        next_release(),
+        blocked(tmp_path),
+        pytest.raises(UserError, match="nothing that it has promised is lost"),
+    ):
+        store(tmp_path)
+    assert asked(tmp_path, "PRAGMA user_version") == [(1,)]
+    with closing(store(tmp_path)) as mine:
+        assert mine.load() == by_election(PROMISES)
+
+
+@in_loop
+async def test_a_cluster_comes_to_the_next_release_and_back_node_by_node(tmp_path: Path) -> None:
+    async with cluster(tmp_path, timing={"beat": 0.05, "lease": 0.3}) as at:
+        await at.agreed()
+        for id in "abc":
+            await at.stop(id)
+            with next_release():
+                await at.start(id)
+            await at.agreed()
+        assert [asked(tmp_path / id, "PRAGMA user_version") for id in "abc"] == [[(2,)]] * 3
+        for id in "abc":
+            await at.stop(id)
+            await at.start(id)
+            await at.agreed()
+        assert not any(host.figures.refusals["lost_store"] for host in at.hosts.values())
+        assert [asked(tmp_path / id, "SELECT * FROM extra") for id in "abc"] == [[("kept",)]] * 3

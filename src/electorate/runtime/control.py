@@ -18,6 +18,7 @@ answered by {"error": ..., "refused": true}.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -59,9 +60,12 @@ class Ask(msgspec.Struct, forbid_unknown_fields=True):
 
 @contextmanager
 def address(directory: Path) -> Iterator[str]:
-    """The path of the socket: by way of a descriptor, because it may have a hundred bytes at most."""
+    """The path of the socket: by way of a descriptor, because it may have a hundred bytes at most. Raises
+    `OSError`, also where a link is in its place, which might lead to another node."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        if Path(directory, NAME).is_symlink():
+            raise OSError(errno.ELOOP, f"{NAME} is a symbolic link")
         short = Path(f"/proc/self/fd/{descriptor}")
         yield str((short if short.exists() else directory) / NAME)
     finally:

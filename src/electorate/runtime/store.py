@@ -165,7 +165,7 @@ class Store:
             self.replace(partial(found, {"identity": [("cluster", cluster), ("node", node)]}))
         self.database = connect(self.path)
         layout = self.layout(node)
-        self.database.execute("PRAGMA journal_mode=TRUNCATE")
+        be_durable(self.database, "TRUNCATE")
         self.marks = examine(self.database)
         if layout < len(LAYOUTS):
             raise_layout(self.database)
@@ -231,13 +231,14 @@ class Store:
         self.database = connect(self.path)
         self.replace(self.copy)
         self.database = connect(self.path)
-        self.database.execute("PRAGMA journal_mode=TRUNCATE")
+        be_durable(self.database, "TRUNCATE")
         self.tried.clear()
         self.doubtful = False
 
     def copy(self, new: Path) -> None:
         """All of the file, also what only a newer program knows."""
         with contextlib.closing(connect(new)) as database, contextlib.closing(self.database):
+            be_durable(database, "DELETE")
             self.database.backup(database)
             marks = examine(database)
         for key in marks.keys() | self.marks.keys():
@@ -434,18 +435,16 @@ class Disk:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """To a file that is there."""
+    """To a file that is there; nothing has been read of it yet."""
     place = f"{path.as_uri()}?mode=rw"
-    database = sqlite3.connect(
-        place, timeout=PATIENCE, isolation_level=None, check_same_thread=False, uri=True
-    )
-    try:
-        for setting in ("synchronous=FULL", "fullfsync=ON", "checkpoint_fullfsync=ON"):
-            database.execute(f"PRAGMA {setting}")
-    except BaseException:
-        database.close()
-        raise
-    return database
+    return sqlite3.connect(place, timeout=PATIENCE, isolation_level=None, check_same_thread=False, uri=True)
+
+
+def be_durable(database: sqlite3.Connection, journal: str) -> None:
+    """From here on, what is committed is on the disk; on macOS, too, where that has to be said."""
+    settings = f"journal_mode={journal}", "synchronous=FULL", "fullfsync=ON", "checkpoint_fullfsync=ON"
+    for setting in settings:
+        database.execute(f"PRAGMA {setting}")
 
 
 def pragma(database: sqlite3.Connection, name: str) -> int:
@@ -456,6 +455,7 @@ def pragma(database: sqlite3.Connection, name: str) -> int:
 def found(rows: Mapping[str, list[Row]], path: Path) -> None:
     """Make a store of an empty file."""
     with contextlib.closing(connect(path)) as database:
+        be_durable(database, "DELETE")
         raise_layout(database, rows)
 
 
@@ -477,7 +477,7 @@ def examine(database: sqlite3.Connection) -> dict[Key, int]:
     last."""
     [complaint] = database.execute("PRAGMA quick_check(1)").fetchone()
     if complaint != "ok":
-        raise sqlite3.DatabaseError(complaint)
+        raise sqlite3.DatabaseError(complaint.splitlines()[-1])
     marks = marks_in(database)
     if database.execute("SELECT value FROM seal WHERE of = 'all'").fetchall() != [(sealed(marks),)]:
         raise sqlite3.DatabaseError("its rows do not match their seal")
