@@ -134,7 +134,7 @@ class Said:
     def __init__(self) -> None:
         self.words: list[tuple[Any, ...]] = []
 
-    def take(self, work: object) -> None:
+    def take(self, work: object, user: object, allow_setuid: bool) -> None:
         """Knows what it is there for."""
 
     def command(self, *what: Any) -> None:
@@ -195,7 +195,7 @@ class Node:
 
 def staged() -> tuple[Run, Node, Said]:
     node = Node()
-    return Run(cast(Any, node), "main", ["true"], Restart.ALWAYS, 10.0), node, node.ward
+    return Run(cast(Any, node), "main", ["true"], Restart.ALWAYS, 10.0, {}), node, node.ward
 
 
 def test_a_command_is_stopped_and_killed_while_the_lease_lasts(tmp_path: Path) -> None:

@@ -280,12 +280,13 @@ class Leadership:
         result: T = await asyncio.shield(asyncio.wrap_future(call.done))
         return result
 
-    async def run(self, *command: str, stop_timeout: float = STOP_TIMEOUT) -> int:
+    async def run(self, *command: str, stop_timeout: float = STOP_TIMEOUT, allow_setuid: bool = False) -> int:
         """Run this command and wait for its exit code (-9: it was killed by signal 9). It is sent SIGTERM
         when the body is cancelled, and when the body has ended; and SIGKILL `stop_timeout` seconds later, but
-        before the lease can end. Processes that leave its process group escape."""
+        before the lease can end. Processes that leave its process group escape. It gains no privileges by
+        set-uid programs such as sudo, unless that is allowed: this process may be unable to end those."""
         self.check()
-        work = Command(command, stop_timeout)
+        work = Command(command, stop_timeout, allow_setuid)
         self.count(work)
         try:
             code: int = await asyncio.shield(asyncio.wrap_future(work.done))

@@ -76,11 +76,12 @@ class Leadership:
         """Raise `LeadershipLost` if this is no longer a leadership, or about to be none."""
         self._leadership.check()
 
-    def run(self, *command: str, stop_timeout: float = STOP_TIMEOUT) -> int:
+    def run(self, *command: str, stop_timeout: float = STOP_TIMEOUT, allow_setuid: bool = False) -> int:
         """Run this command and wait for its exit code. It is sent SIGTERM when the leadership is lost, and
         SIGKILL `stop_timeout` seconds later, but before the lease can end. Processes that leave its process
-        group escape."""
-        return self.election.node._call(self._leadership.run(*command, stop_timeout=stop_timeout))
+        group escape. It gains no privileges by set-uid programs such as sudo, unless that is allowed."""
+        running = self._leadership.run(*command, stop_timeout=stop_timeout, allow_setuid=allow_setuid)
+        return self.election.node._call(running)
 
     def __enter__(self) -> Leadership:
         node, used = self.election.node, self._leadership.used

@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from electorate.prctl import die_with
 from electorate.runtime.clock import now
-from electorate.runtime.tree import die_with
 
 
 class Event(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -35,6 +36,7 @@ from electorate.cli.serve import (
     prepare,
     running,
 )
+from electorate.cli.user import User, user_of
 from electorate.core.model import Role
 from electorate.errors import UserError
 from electorate.runtime.clock import now
@@ -43,6 +45,11 @@ from electorate.runtime.ward import GRACE
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds before a command that has ended is started again, at first and at most."""
+WITHHELD = (
+    *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
+    *("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"),
+)
+"""Variables by which systemd speaks to `elect`, and not to the command."""
 FORWARDED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 
 
@@ -63,6 +70,15 @@ def run(
     ] = None,
     restart: Annotated[Restart, typer.Option(help="Start it again when it has ended.")] = Restart.ON_FAILURE,
     stop_timeout: Annotated[float, typer.Option(min=0.0, help="Seconds from SIGTERM to SIGKILL.")] = 10.0,
+    user: Annotated[str | None, typer.Option(help="Run CMD as this user (elect must be root).")] = None,
+    group: Annotated[str | None, typer.Option(help="Run CMD in this group (default: the user's).")] = None,
+    keep_env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Let CMD see this variable of elect's; repeatable."),
+    ] = None,
+    allow_setuid: Annotated[
+        bool, typer.Option("--allow-setuid", help="Let set-uid programs such as sudo work in CMD.")
+    ] = False,
     data: DataOption = None,
     rejoin: RejoinOption = False,
     without: WithoutOption = "",
@@ -73,6 +89,9 @@ def run(
     """Run CMD while this node leads: nowhere else, and never longer.
 
     CMD finds ELECTORATE_TERM (the fencing token), ELECTORATE_ELECTION and ELECTORATE_NODE in its environment.
+    Other variables ELECTORATE_*, and those by which systemd speaks to elect, are withheld unless --keep-env
+    names them. CMD gains no privileges by set-uid programs unless --allow-setuid says so.
+
     It gets SIGTERM when it is to end, and SIGKILL before another node may lead. SIGHUP, SIGUSR1, SIGUSR2 and
     SIGWINCH are passed on. Exits with CMD's code (128 + n if signal n ended it) when CMD has ended and is not
     to be started again; with 0 when told to stop.
@@ -80,6 +99,8 @@ def run(
     leave_first()
     if not shutil.which(command[0]):
         raise UserError(f"there is no program '{command[0]}' that can be run; see its name and your PATH")
+    owner = user_of(user, group)
+    environment = surroundings(os.environ, keep_env or ())
     cluster, directory = prepare(config, id, data, log_format, log_level)
     chosen = election or cluster.elections[0]
     with runner() as loop:
@@ -93,14 +114,33 @@ def run(
             contends=(chosen,),
             proof_of_death="attested",
         )
-        sys.exit(loop.run(Run(host, chosen, command, restart, stop_timeout).serve()))
+        work = Run(host, chosen, command, restart, stop_timeout, environment, owner, allow_setuid)
+        sys.exit(loop.run(work.serve()))
+
+
+def surroundings(all: Mapping[str, str], kept: Collection[str]) -> dict[str, str]:
+    """Of these variables, those that are for the command: not what is meant for `elect`, unless that is to
+    be kept."""
+    return {
+        name: value
+        for name, value in all.items()
+        if name in kept or not (name in WITHHELD or name.startswith("ELECTORATE_"))
+    }
 
 
 class Run:
     """One command, on the leader of one election."""
 
     def __init__(
-        self, host: Host, election: str, command: list[str], restart: Restart, stop_timeout: float
+        self,
+        host: Host,
+        election: str,
+        command: list[str],
+        restart: Restart,
+        stop_timeout: float,
+        environment: Mapping[str, str],
+        user: User | None = None,
+        allow_setuid: bool = False,
     ) -> None:
         self.host = host
         self.election = election
@@ -109,7 +149,8 @@ class Run:
         self.stop_timeout = stop_timeout
         self.log = logging.getLogger(f"electorate.{host.id}")
         self.ward = host.ward
-        self.ward.take(self)
+        self.environment = {**environment, **(user.environment if user else {})}
+        self.ward.take(self, (user.uid, user.gid, user.groups) if user else None, allow_setuid)
         self.running = False
         """The guardian has been told to start the command, and has not said that it is gone."""
         self.told = False
@@ -190,7 +231,7 @@ class Run:
         self.host.occupy(self.election)
         term, _ = self.host.tenure(self.election)
         environment = {
-            **os.environ,
+            **self.environment,
             "ELECTORATE_TERM": str(term),
             "ELECTORATE_ELECTION": self.election,
             "ELECTORATE_NODE": self.host.id,

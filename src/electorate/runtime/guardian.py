@@ -12,6 +12,7 @@ or nobody needs to know any more.
     to the node     ["ready", HOW]: by what the command will be found; "" if by nothing
                     ["gone", CODE, TOLD]: nothing of the command is left; it ended with CODE, or by signal
                     -CODE; and whether it had been told to
+                    ["resists", WHAT]: of the command this cannot be ended; repeated now and then
 
 Run as a program of its own, `python -I -S guardian.py ORDERS`, it must start fast and be small: of ours it
 imports only what needs nothing but the standard library.
@@ -34,9 +35,10 @@ from typing import Any, NamedTuple, NoReturn
 if __name__ == "__main__":  # a program of its own, which finds the others by its place
     sys.path.append(os.path.abspath(f"{__file__}/../../.."))  # noqa: PTH100 (pathlib is slow to import)
 
-from electorate.runtime.attestation import Testimony, Witness, attest
+from electorate.prctl import change_user, die_with, renounce
+from electorate.runtime.attestation import Testimony, Witness, attest, complain
 from electorate.runtime.clock import now
-from electorate.runtime.tree import Tree, die_with
+from electorate.runtime.tree import Tree, plea
 
 CLOCK_BOOTTIME, TFD_TIMER_ABSTIME = 7, 1
 NEVER = float("inf")
@@ -66,6 +68,10 @@ class Orders(NamedTuple):
     """So long before the deadline it is killed."""
     cgroup: str = ""
     """Where a control group might be made."""
+    user: tuple[int, int, list[int]] | None = None
+    """Whose the command is, if not ours: the user, the group, and the other groups."""
+    allow_setuid: bool = False
+    """The command may gain privileges by a set-uid program; then it may be beyond our reach."""
 
 
 class Alarm:
@@ -99,7 +105,7 @@ class Guardian:
     def __init__(self, orders: Orders) -> None:
         self.orders = orders
         self.control = socket.socket(fileno=orders.control)
-        self.tree = Tree(orders.cgroup)
+        self.tree = Tree(orders.cgroup, self.resist)
         self.witness: Witness | None = None
         self.deadline = NEVER
         self.kill_at = NEVER
@@ -191,9 +197,18 @@ class Guardian:
             getattr(self, verb)(*arguments)
         return bool(data)
 
-    def say(self, *words: object) -> None:
-        with contextlib.suppress(ConnectionError):
+    def say(self, *words: object) -> bool:
+        """Returns False if there is no node to hear it."""
+        try:
             self.control.sendall(json.dumps(words).encode() + b"\n")
+        except ConnectionError:
+            return False
+        return True
+
+    def resist(self, left: str) -> None:
+        """That is still there. Nothing is let go of, and nothing is attested, before it is gone."""
+        if not self.say("resists", left):
+            complain(plea(left))
 
     # --- what the node says -----------------------------------------------------------------------
 
@@ -212,7 +227,7 @@ class Guardian:
         self.seconds = seconds
         self.tree.group = os.fork()
         if self.tree.group == 0:
-            become(me, self.tree, arguments, environment)
+            become(me, self.tree, self.orders, arguments, environment)
         with contextlib.suppress(PermissionError, ProcessLookupError):  # it has done so itself
             os.setpgid(self.tree.group, self.tree.group)
 
@@ -229,8 +244,12 @@ class Guardian:
 
     def forward(self, number: int) -> None:
         if self.tree.group:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
+            try:
                 os.killpg(self.tree.group, number)
+            except ProcessLookupError:
+                pass
+            except OSError as error:
+                complain(f"the command cannot be sent {signal.Signals(number).name}: {error.strerror}")
 
     def end(self) -> None:
         """The node has resigned, and needs nobody."""
@@ -268,12 +287,18 @@ class Guardian:
         self.say("gone", code, self.told)
 
 
-def become(guardian: int, tree: Tree, arguments: list[str], environment: dict[str, str]) -> NoReturn:
+def become(
+    guardian: int, tree: Tree, orders: Orders, arguments: list[str], environment: dict[str, str]
+) -> NoReturn:
     """This process, forked off the guardian, becomes the command; it dies with the guardian."""
     try:
         os.setpgid(0, 0)
         tree.enter()
-        die_with(guardian)
+        if orders.user:
+            change_user(*orders.user)
+        if not orders.allow_setuid:
+            renounce()
+        die_with(guardian)  # a change of user forgets that
         signal.set_wakeup_fd(-1)
         for number in (*OURS, RELIEF, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)

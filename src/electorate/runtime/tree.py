@@ -9,33 +9,19 @@ tells who one's children are.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import signal
-import sys
 import time
+from collections.abc import Callable, Iterator
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.05
-"""Seconds between two looks at whether all have ended, at first and at most."""
+from electorate.prctl import adopt_orphans
+from electorate.runtime.clock import now
 
-
-def prctl(option: int, value: int) -> bool:
-    """Linux alone has it."""
-    return sys.platform == "linux" and not ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
-
-
-def die_with(parent: int) -> None:
-    """This process, just forked, is killed when its parent ends, however that is."""
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
-
-
-def adopt_orphans() -> bool:
-    """From now on a descendant whose parent dies becomes my child."""
-    return prctl(PR_SET_CHILD_SUBREAPER, 1)
+FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 1.0
+"""Seconds between two looks at whether all have ended, at first and at most: a tenth of what it has taken."""
+SOON, OFTEN = 0.5, 60.0
+"""Seconds after which it is told that something does not end, and between two such words at most."""
 
 
 def own_cgroup() -> str | None:
@@ -47,18 +33,30 @@ def own_cgroup() -> str | None:
             [inside] = [line[3:].strip() for line in groups if line.startswith("0::")]
     except (OSError, ValueError):
         return None
-    return top + inside
+    return (top + inside).rstrip("/")
+
+
+def plea(left: str) -> str:
+    """What is to be said while something of a command cannot be ended."""
+    return (
+        f"the command cannot be ended: {left}; this node keeps its port and its data directory until that is"
+        " gone: end it, as root if need be"
+    )
 
 
 class Tree:
     """What has been begun by one command after the other. What tells of it, and ends it, is opened before the
     first one: later, nothing may be left to open a file with."""
 
-    def __init__(self, cgroup: str = "") -> None:
+    def __init__(self, cgroup: str = "", complain: Callable[[str], object] = lambda left: None) -> None:
         self.cgroup = cgroup
         """The directory of a control group of its own; "" if there is none."""
+        self.complain = complain
+        """Is told, now and then, what does not end."""
         self.listing = self.kill = self.events = -1
         """Files: my children, and two of the control group."""
+        self.refused: dict[int, str] = {}
+        """The children that could not be killed the last time, and why."""
         self.group = 0
         """The command, which leads a process group; 0 while there is none."""
         self.ended: dict[int, int] = {}
@@ -108,7 +106,7 @@ class Tree:
         return entered
 
     def grasp(self) -> None:
-        """Hold what ends it. Raises `OSError`."""
+        """Open what ends it. Raises `OSError`."""
         self.let_go()
         self.kill = os.open(f"{self.cgroup}/cgroup.kill", os.O_WRONLY)
         self.events = os.open(f"{self.cgroup}/cgroup.events", os.O_RDONLY)
@@ -150,25 +148,50 @@ class Tree:
 
     def destroy(self) -> None:
         """Until nothing is left."""
-        pause = FIRST_PAUSE
-        while not self.strike():
+        for pause in self.efforts():
             time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def efforts(self) -> Iterator[float]:
+        """Strike until nothing is left. Yields for how many seconds to wait before the next time, and tells
+        what does not end: at once if it cannot be killed, and less and less often."""
+        begun = now()
+        told = 0.0
+        while not self.strike():
+            taken = now() - begun
+            if (self.refused and self.kill < 0 and not told) or taken >= max(
+                SOON, min(2 * told, told + OFTEN)
+            ):
+                told = max(taken, SOON)
+                self.complain(self.left())
+            yield max(FIRST_PAUSE, min(taken / 10, LONGEST_PAUSE))
 
     def strike(self) -> bool:
         """Kill all that is there, and each child of mine. Returns whether nothing is left: who cannot be seen
         now may be there."""
+        self.refused.clear()
         if self.group:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
+            with contextlib.suppress(OSError):  # the children tell
                 os.killpg(self.group, signal.SIGKILL)
         if self.kill >= 0:
             with contextlib.suppress(OSError):  # whoever is left is waited for
                 os.write(self.kill, b"1")
         for pid in self.children():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
+            try:
                 os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            except OSError as error:
+                self.refused[pid] = os.strerror(error.errno or 0)
         populated = self.populated
-        return self.reap() and not populated
+        gone = self.reap()
+        for pid in self.ended:
+            self.refused.pop(pid, None)
+        return gone and not populated
+
+    def left(self) -> str:
+        """What still is there, as far as I can see, and why."""
+        seen = [f"process {pid} ({self.refused.get(pid, 'killed, not gone')})" for pid in self.children()]
+        return ", ".join(seen[:4]) or "processes that are no children of its guardian"
 
     def children(self) -> list[int]:
         """Those of mine that can be seen."""

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from electorate import signals
 from electorate.core.model import NodeId
 from electorate.errors import UserError
+from electorate.prctl import adopt_orphans
 from electorate.runtime import guardian
 from electorate.runtime.clock import now
 from electorate.runtime.directory import opened
 from electorate.runtime.store import is_locked
-from electorate.runtime.tree import Tree, adopt_orphans, own_cgroup
+from electorate.runtime.tree import Tree, own_cgroup, plea
 
 if TYPE_CHECKING:
     from electorate.runtime.host import Host
@@ -84,6 +85,8 @@ class Connection(asyncio.Protocol):
                     self.ready.set_result(how)
                 case ["gone", code, told]:
                     self.ward.ended(code, told)
+                case ["resists", left]:
+                    self.ward.resists(left)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.over.set_result(None)
@@ -106,12 +109,18 @@ class Ward:
         """There is to be one."""
         self.directory = host.store.directory
         host.observe(self.testify, "testimony")
-        self.tree = Tree()
+        self.tree = Tree(complain=self.resists)
+        self.user: tuple[int, int, list[int]] | None = None
+        """Whose commands are, if not ours: the user, the group, and the other groups."""
+        self.allow_setuid = False
+        """A command may gain privileges by a set-uid program."""
         self.process: subprocess.Popen[bytes] | None = None
         self.connection: Connection | None = None
         """None while there is no guardian that is ready."""
         self.busy = False
         """It has been told to start a command, and has not said that it is gone."""
+        self.resisting = False
+        """It has said that it cannot end the command: then nobody else here can, and it is left alone."""
         self.deadline = self.overdue = guardian.NEVER
         """When the command must have ended at the latest: because of the lease, and because it was told."""
         self.watching: asyncio.TimerHandle | None = None
@@ -127,9 +136,10 @@ class Ward:
         """There is a guardian, and it will do what it is told."""
         return self.connection is not None
 
-    def take(self, work: Work) -> None:
+    def take(self, work: Work, user: tuple[int, int, list[int]] | None, allow_setuid: bool) -> None:
         """There will be commands: whatever outlives the guardian is to become a child of this process."""
         self.work, self.wanted = work, True
+        self.user, self.allow_setuid = user, allow_setuid
         adopt_orphans()
         self.tree.see_children()
         if parent := own_cgroup():
@@ -177,6 +187,11 @@ class Ward:
         except OSError as error:
             self.discard(connection)
             raise UserError(f"{self.name} cannot be watched: {error.strerror}") from None
+        if self.allow_setuid and how != "cgroup" and os.geteuid():
+            self.host.log.warning(
+                "--allow-setuid, and no control group can be made here: what the command runs as another user"
+                " cannot be ended, also when another node leads"
+            )
         self.connection, self.ready_at = connection, now()
         self.testify("testimony", {})
 
@@ -213,6 +228,8 @@ class Ward:
             GRACE * timing.lease,
             MARGIN * timing.lease,
             self.tree.cgroup,
+            self.user,
+            self.allow_setuid,
         )
         try:
             with signals.as_the_user():
@@ -254,7 +271,7 @@ class Ward:
     def say(self, *words: object) -> None:
         if self.connection:
             self.connection.say(*words)
-            if self.connection.transport.get_write_buffer_size() > DEAF:
+            if self.connection.transport.get_write_buffer_size() > DEAF and not self.resisting:
                 self.replace("does not listen")
 
     def testify(self, kind: str, what: dict[str, Any]) -> None:
@@ -265,13 +282,14 @@ class Ward:
         self, arguments: list[str], environment: Mapping[str, str], deadline: float, seconds: float
     ) -> None:
         """Start it; it has so many seconds to stop, if the deadline comes near."""
-        self.busy, self.overdue = True, guardian.NEVER
+        self.busy, self.resisting, self.overdue = True, False, guardian.NEVER
         self.say("start", arguments, environment, deadline, seconds)
         self.put_off(deadline)
 
     def extend(self, deadline: float) -> None:
-        self.say("extend", deadline)
-        self.put_off(deadline)
+        if not self.resisting:
+            self.say("extend", deadline)
+            self.put_off(deadline)
 
     def stop(self, seconds: float) -> None:
         """Tell the command to stop; it has so many seconds."""
@@ -292,7 +310,7 @@ class Ward:
         left = min(self.deadline, self.overdue) - now()
         if self.busy and left > 0:
             self.watching = self.host.loop.call_later(left, self.watch)
-        elif self.busy:
+        elif self.busy and not self.resisting:
             self.replace("has not ended the command in time")
 
     def replace(self, why: str) -> None:
@@ -301,10 +319,15 @@ class Ward:
         self.host.log.error("%s (process %d) %s: ending both", self.name, self.process.pid, why)
         self.process.kill()
 
+    def resists(self, left: str) -> None:
+        """Something of the command cannot be ended."""
+        self.resisting = True
+        self.host.log.error("%s", plea(left))
+
     def ended(self, code: int, told: bool) -> None:
         """Nothing is left of the command."""
         assert self.work
-        self.busy = False
+        self.busy = self.resisting = False
         self.watch()
         self.work.ended(code, told)
 
@@ -320,8 +343,8 @@ class Ward:
         """See to what a command has left that has died with its guardian, and start another guardian."""
         assert self.process
         self.process.wait()
-        while self.work and not self.tree.strike():  # noqa: ASYNC110 (no event tells when all have ended)
-            await asyncio.sleep(0.001)
+        for pause in self.tree.efforts() if self.work else ():
+            await asyncio.sleep(pause)
         if self.busy:
             self.ended(-signal.SIGKILL, told=True)
         if now() - self.ready_at > LONGEST_PAUSE:
