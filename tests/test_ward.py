@@ -458,8 +458,11 @@ def test_a_control_group_is_used_where_there_can_be_one(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     status = (tmp_path / "data").stat()
     directory = Path(f"{parent}/electorate-{status.st_dev}-{status.st_ino}")
-    if not Tree(str(directory)).plant():
+    tree = Tree(str(directory))
+    if not tree.plant():
         pytest.skip("no control group can be made here")
+    tree.uproot()
+    directory.mkdir()
     left = subprocess.Popen(["sleep", "1000"])
     (directory / "cgroup.procs").write_text(str(left.pid))
     with work(tmp_path, "cat /proc/self/cgroup | grep 0::; sleep 1000") as process:
@@ -469,6 +472,46 @@ def test_a_control_group_is_used_where_there_can_be_one(tmp_path: Path) -> None:
         process.terminate()
         assert process.wait(BOUND) == 0
         assert not directory.exists()
+
+
+def test_empty_control_groups_that_nobody_holds_are_removed(tmp_path: Path) -> None:
+    """Their nodes and guardians were killed at once. One that is in use may be empty, too."""
+    parent = Path(own_cgroup() or "/nowhere")
+    used, unused, strange = (
+        Tree(str(parent / name)) for name in ("electorate-1-1", "electorate-1-2", "x-1-3")
+    )
+    if not used.plant() or not unused.plant() or not strange.plant():
+        pytest.skip("no control group can be made here")
+    try:
+        os.close(unused.held)
+        os.close(strange.held)
+        with work(tmp_path, "echo up; sleep 1000") as process:
+            assert process.stdout and process.stdout.readline() == "up\n"
+            assert not Path(unused.cgroup).exists()
+            assert Path(used.cgroup).exists() and Path(strange.cgroup).exists()
+            process.terminate()
+            assert process.wait(BOUND) == 0
+    finally:
+        unused.held = strange.held = -1
+        for tree in (used, unused, strange):
+            tree.uproot()
+
+
+def test_a_control_group_that_is_swept_away_meanwhile_is_made_anew(tmp_path: Path) -> None:
+    tree = Tree(f"{own_cgroup()}/electorate-1-4")
+    if not tree.plant():
+        pytest.skip("no control group can be made here")
+    path = Path(tree.cgroup)
+    try:
+        other = Tree(tree.cgroup)
+        holding = threading.Thread(target=other.hold)
+        holding.start()  # it waits for who holds it
+        path.rmdir()
+        tree.uproot()
+        holding.join(BOUND)
+        assert path.exists() and os.path.samestat(os.fstat(other.held), path.stat())
+    finally:
+        other.uproot()
 
 
 def test_a_guardian_that_does_not_stop_the_command_is_ended_with_it(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +24,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 1.0
 """Seconds between two looks at whether all have ended, at first and at most: a tenth of what it has taken."""
 SOON, OFTEN = 0.5, 60.0
 """Seconds after which it is told that something does not end, and between two such words at most."""
+GROUPS = re.compile(r"electorate-\d+-\d+")
+"""The names of control groups that are ours."""
 
 
 def own_cgroup() -> str | None:
@@ -55,6 +59,8 @@ class Tree:
         """Is told, now and then, what does not end."""
         self.listing = self.kill = self.events = -1
         """Files: my children, and two of the control group."""
+        self.held = -1
+        """The directory of the control group, locked: it is in use."""
         self.refused: dict[int, str] = {}
         """The children that could not be killed the last time, and why."""
         self.group = 0
@@ -87,13 +93,13 @@ class Tree:
         """Make the control group; what an earlier one of this name still holds is ended. Returns whether
         that can be had here."""
         try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self.cgroup)  # noqa: PTH102
+            self.hold()
             self.grasp()
             os.write(self.kill, b"1")
         except OSError:
             self.uproot()
             return False
+        self.sweep()
         pid = os.fork()
         if pid == 0:
             with contextlib.suppress(OSError):
@@ -104,6 +110,32 @@ class Tree:
         if not entered:
             self.uproot()
         return entered
+
+    def hold(self) -> None:
+        """Make it mine, which nobody sweeps away though it is empty. Raises `OSError`."""
+        while self.held < 0:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.cgroup)  # noqa: PTH102
+            with contextlib.suppress(FileNotFoundError):
+                self.held = os.open(self.cgroup, os.O_RDONLY | os.O_DIRECTORY)
+                fcntl.flock(self.held, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(self.held), os.stat(self.cgroup)):  # noqa: PTH116
+                    return
+            if self.held >= 0:
+                os.close(self.held)
+            self.held = -1
+
+    def sweep(self) -> None:
+        """Remove the empty ones beside it that nobody holds: their nodes and guardians were killed."""
+        parent = os.path.dirname(self.cgroup)  # noqa: PTH120
+        for name in filter(GROUPS.fullmatch, os.listdir(parent)):  # noqa: PTH208
+            with contextlib.suppress(OSError):
+                descriptor = os.open(f"{parent}/{name}", os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.rmdir(f"{parent}/{name}")  # noqa: PTH106
+                finally:
+                    os.close(descriptor)
 
     def grasp(self) -> None:
         """Open what ends it. Raises `OSError`."""
@@ -132,7 +164,9 @@ class Tree:
         if self.cgroup:
             with contextlib.suppress(OSError):
                 os.rmdir(self.cgroup)  # noqa: PTH106
-        self.cgroup = ""
+        if self.held >= 0:
+            os.close(self.held)
+        self.cgroup, self.held = "", -1
 
     @property
     def populated(self) -> bool:
