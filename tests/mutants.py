@@ -63,16 +63,18 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "election": LEADERSHIP,
     "election.py": (*LEADERSHIP, "ends"),
     "sync": LEADERSHIP,
-    "work": (*LEADERSHIP, "counted_work"),
+    "signals": LEADERSHIP,
+    "work": (*LEADERSHIP, "counted_work", "privileges"),
     "runtime/config.py": ("runtime_config",),
-    "runtime/guardian.py": ("guardian", "ward"),
-    "runtime/ward.py": ("guardian", "ward", "signals"),
-    "runtime/tree.py": ("ward",),
+    "runtime/guardian.py": ("guardian", "ward", "privileges"),
+    "runtime/ward.py": ("guardian", "ward", "signals", "privileges"),
+    "runtime/tree.py": ("ward", "privileges"),
     "web": ("web_fitness", "web_limits", "web_commands", "web_events", "web_metrics", "web_questions"),
     "cli": ("guardian",),
     "cli/client.py": ("runtime_names",),
     "cli/node.py": ("runtime_names",),
     "cli/process.py": ("cluster_up",),
+    "cli/run.py": ("guardian", "privileges"),
 }
 """For each room, or file, of `src/electorate`: the tests that guard its rules."""
 SOUND = " and ".join(

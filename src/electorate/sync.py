@@ -320,6 +320,7 @@ class Node:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"electorate-{self.id}", daemon=True)
         self._thread.start()
+        signals.bell.hang(self._loop)
         try:
             self._call(self._node.start())
         except BaseException:
@@ -349,6 +350,7 @@ class Node:
         self._loop.call_soon_threadsafe(self._loop.stop)
         thread.join()
         self._loop.close()
+        signals.bell.take_down(self._loop)
 
     async def _finish(self) -> None:
         """All who wait for something are told before the loop ends."""
