@@ -58,7 +58,7 @@ async def probe(port: int) -> float:
     """Seconds until `/leader` has been answered."""
     began = asyncio.get_running_loop().time()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /leader HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    writer.write(b"GET /leader HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
     writer.close()
     return asyncio.get_running_loop().time() - began

@@ -14,7 +14,7 @@ from electorate.core.model import NodeId
 from electorate.runtime.clock import now
 from electorate.runtime.host import Host
 
-ASK = b"GET /elections?limit=1000 HTTP/1.1\r\nHost: a\r\n\r\n"
+ASK = b"GET /elections?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Answers:

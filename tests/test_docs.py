@@ -14,7 +14,7 @@ import typer
 
 from electorate.cli.main import app
 from electorate.core.model import Timing
-from electorate.runtime.config import Config, Http, NodeConfig, Tls
+from electorate.runtime.config import Config, Http, HttpTls, NodeConfig, Tls
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
@@ -86,7 +86,11 @@ def test_every_module_has_its_room() -> None:
 
 def test_every_key_is_explained() -> None:
     text = (ROOT / "docs" / "operate.md").read_text()
-    keys = [f.name for type in (Config, NodeConfig, Timing, Tls, Http) for f in msgspec.structs.fields(type)]
+    keys = [
+        f.name
+        for type in (Config, NodeConfig, Timing, Tls, Http, HttpTls)
+        for f in msgspec.structs.fields(type)
+    ]
     keys = [key for key in keys if key not in ("directory", "nodes")]
     assert [key for key in keys if f"`{key}`" not in text and f"[{key}]" not in text] == []
 

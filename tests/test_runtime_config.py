@@ -366,7 +366,7 @@ async def test_a_node_that_is_alone_listens_on_ports_of_its_own_finding(tmp_path
     async with Node("a", data=tmp_path, **settings) as node, node.election().leadership():
         host, port = node.config.http_address("a") or ("", 0)
         reader, writer = await asyncio.open_connection(host, port)
-        writer.write(b"GET /leader HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        writer.write(b"GET /leader HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         said = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
         writer.close()
     assert said["leader"] == "a"
@@ -452,7 +452,7 @@ def test_without_a_file_arguments_or_variables_are_enough() -> None:
         (
             {},
             {"ELECTORATE_HTTP_PORT": "8400"},
-            "ELECTORATE_HTTP_PORT is not known; did you mean 'ELECTORATE_HTTP_ADDRESS'?",
+            "ELECTORATE_HTTP_PORT is not known; did you mean 'ELECTORATE_HTTP_HOSTS'?",
         ),
         (
             {},

@@ -15,7 +15,7 @@ import pytest
 
 from electorate.errors import UserError
 from electorate.runtime.host import Host
-from electorate.web import app, commands, server, serving
+from electorate.web import app, commands, refusals, server, serving
 from tests.runtime_hosts import BOUND, E, in_loop, stranger, until
 from tests.web_nodes import WebCluster, web_cluster
 
@@ -242,16 +242,53 @@ async def test_who_may_not_command_is_written_down_once_and_counted(
         metrics = (await cluster.get("a", "/metrics")).text
     lines = [record.getMessage() for record in caplog.records if record.name == "electorate.a.audit"]
     assert [line.partition(": ")[2][:12] for line in lines] == ["refused, 401", "refused, 403"]
-    assert 'electorate_refusals_total{reason="command"} 10.0' in metrics
+    assert 'electorate_refusals_total{reason="token"} 5.0' in metrics
+    assert 'electorate_refusals_total{reason="command"} 5.0' in metrics
+
+
+@in_loop
+async def test_who_tries_tokens_all_day_fills_no_log_and_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "electorate.a.audit")
+    monkeypatch.setattr(refusals, "SPAN", BOUND)
+    async with commanded(tmp_path, "a") as cluster:
+
+        async def guess() -> None:
+            wrong = {"authorization": "Bearer wrong"}
+            assert (await post(cluster, "a", "/resign", wrong, election=E)).status_code == 401
+
+        for _ in range(100):
+            await guess()
+        assert len(caplog.messages) == 1
+        monkeypatch.setattr(refusals, "SPAN", 0.0)
+        await guess()
+        assert len(caplog.messages) == 2
+        assert caplog.messages[1].endswith("; 99 more were refused since the last line of this kind")
+        assert 'reason="token"} 101.0' in (await cluster.get("a", "/metrics")).text
+        assert TOKEN not in caplog.text and "Bearer" not in caplog.text
+
+
+def test_many_callers_together_fill_no_log() -> None:
+    lines: list[str] = []
+    sparing = refusals.Sparing()
+    for caller in range(1000):
+        sparing.tell(caller, lines.append)
+    assert lines == [""] * refusals.LINES
+    assert len(sparing.told) == refusals.LINES
 
 
 @in_loop
 async def test_a_page_of_the_node_itself_may_command(tmp_path: Path) -> None:
     async with commanded(tmp_path, "a") as cluster:
-        for name in ("127.0.0.1", "localhost"):
-            origin = {"origin": f"http://{name}:{cluster.http['a']}"}
-            assert (await post(cluster, "a", "/resign", origin, election=E)).status_code == 200
-            await cluster.agreed()
+        for host in (f"127.0.0.1:{cluster.http['a']}", f"localhost:{cluster.http['a']}"):
+            for scheme in ("http", "https"):
+                own = {"origin": f"{scheme}://{host}", "host": host}
+                assert (await post(cluster, "a", "/resign", own, election=E)).status_code == 200
+                await cluster.agreed()
+            for origin in (f"http://{host}0", "http://localhost", "https://[::1]:1"):
+                other = {"origin": origin, "host": host}
+                assert (await post(cluster, "a", "/resign", other, election=E)).status_code == 403
 
 
 @in_loop
@@ -376,7 +413,7 @@ async def test_no_more_than_so_many_commands_at_a_time(
 def written(path: str, body: str) -> bytes:
     """A command, as it is sent."""
     return (
-        f"POST {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKEN}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
     ).encode()
 

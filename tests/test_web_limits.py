@@ -63,7 +63,7 @@ async def test_a_stream_may_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         stranger(cluster.http["a"]) as caller,
         stranger(cluster.http["a"]) as idle,
     ):
-        caller.say(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
+        caller.say(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await caller.reader.readuntil(b"\r\n\r\n")
         await said(idle)
         cluster.hosts["a"].resign("main")
@@ -71,8 +71,8 @@ async def test_a_stream_may_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             await caller.reader.readuntil(b'"role":"follower"')
 
 
-READY = b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\n"
-DESCRIBE = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
+READY = b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
+DESCRIBE = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @asynccontextmanager
@@ -121,7 +121,7 @@ async def test_for_one_too_many_nobody_is_cut_off_who_is_being_answered(
     monkeypatch.setattr(server, "CONNECTIONS", 3)
     monkeypatch.setattr(server, "PATIENCE", BOUND)
     async with alone(tmp_path) as cluster, stranger(cluster.http["a"]) as reader:
-        reader.say(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
+        reader.say(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await head(reader)
         async with crowd(cluster, 2, READY) as idle:
             for caller in idle:
@@ -148,8 +148,8 @@ async def test_readers_keep_nobody_else_out(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(server, "CONNECTIONS", 12)
     for kind in ("READERS", "QUESTIONS", "CHECKS", "COMMANDS"):
         monkeypatch.setattr(app, kind, 2)
-    events = b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n"
-    half = b"POST /resign HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
+    events = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    half = b"POST /resign HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n"
     async with alone(tmp_path) as cluster, crowd(cluster, 12, events) as readers:
         answers = [await head(reader) for reader in readers]
         assert sum(answer.startswith(b"HTTP/1.1 200 ") for answer in answers) == 2
@@ -240,7 +240,7 @@ async def test_a_reader_that_reads_on_is_not_cut_off(
         host = cluster.hosts["a"]
         await until(lambda: all(map(host.is_leader, names)))
         async with stranger(cluster.http["a"]) as caller:
-            caller.say(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
+            caller.say(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             while not unread:
                 for name in names:
                     host.withdraw(name)
@@ -325,7 +325,7 @@ async def test_a_connection_that_breaks_leaves_nothing(
                     breaks.sendall(READY)
                     await asyncio.to_thread(breaks.recv, 4096)
                 else:
-                    breaks.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+                    breaks.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
                     await asyncio.sleep(0.0001 * number)
         await until(lambda: not left_over())
 
@@ -339,10 +339,10 @@ def left_over() -> list[object]:
     "request_",
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)),
-        b"GET /leader HTTP/1.1\r\nHost: a\r\n" + b"X: " + 20_000 * b"y",
+        b"GET /leader HTTP/1.1\r\nHost: localhost\r\n" + b"X: " + 20_000 * b"y",
         b"GET /" + 20_000 * b"y",
-        b"POST /resign HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
-        b"POST /resign HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"POST /resign HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /resign HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
         b"GET /leader HTTP/1.1\r\n\r\n",
     ],
     ids=["TLS", "large head", "long path", "negative length", "two lengths", "no host"],

@@ -17,12 +17,11 @@ import httpx
 import jsonschema
 import pytest
 from openapi_spec_validator import validate
-from starlette.applications import Starlette
 
 from electorate import Node, __version__
 from electorate.errors import UserError
 from electorate.web import health, serving, token
-from electorate.web.app import Api, application
+from electorate.web.app import Api, routed
 from electorate.web.commands import Commands
 from electorate.web.events import Events
 from tests.runtime_hosts import BOUND, E, blocked, in_loop, until
@@ -303,11 +302,9 @@ async def test_the_description_is_valid_and_has_every_route(tmp_path: Path) -> N
         document = (await cluster.get("a", "/openapi.json")).json()
         validate(document)
         api = Api(host, Events(host, host.loop), Commands(host))
-        app = application(api).app
-        assert isinstance(app, Starlette)
         routes = {
             (route.path, method)  # type: ignore[attr-defined]
-            for route in app.routes
+            for route in routed(api).routes
             for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
         }
         api.events.leave()
@@ -414,7 +411,7 @@ async def test_http_is_served_on_all_that_its_name_stands_for(
         _, port = node.config.http_address("a") or ("", 0)
         for number in ("127.0.0.2", "::1"):
             reader, writer = await asyncio.open_connection(number, port)
-            writer.write(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
             writer.close()
     for number in ("127.0.0.2", "::1"):

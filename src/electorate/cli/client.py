@@ -9,6 +9,7 @@ import http.client
 import json
 import shlex
 import socket
+import ssl
 import sys
 import urllib.error
 import urllib.parse
@@ -28,6 +29,7 @@ from electorate.engines.url import shown
 from electorate.errors import UserError
 from electorate.runtime.config import configure
 from electorate.runtime.control import address
+from electorate.runtime.tls import no_password
 from electorate.runtime.wishes import LONGEST
 from electorate.web.token import only
 from electorate.work import Call
@@ -46,7 +48,12 @@ IdOption = Annotated[str | None, typer.Option("--id", envvar="ELECTORATE_ID", he
 DataOption = Annotated[
     Path | None, typer.Option("--data", envvar="ELECTORATE_DATA", help="The data directory of the node.")
 ]
-UrlOption = Annotated[str | None, typer.Option("--url", help="Its HTTP, such as http://10.0.0.1:8400.")]
+UrlOption = Annotated[str | None, typer.Option("--url", help="Its HTTP, such as https://10.0.0.1:8400.")]
+CaOption = Annotated[Path | None, typer.Option("--ca", help="Who signed the certificate of its HTTPS.")]
+CertOption = Annotated[
+    Path | None, typer.Option("--cert", help="The certificate to show, where its HTTPS wants one.")
+]
+KeyOption = Annotated[Path | None, typer.Option("--key", help="The key of --cert, if in a file of its own.")]
 TokenOption = Annotated[Path | None, typer.Option("--token-file", help="The token that commands over HTTP.")]
 ElectionOption = Annotated[
     str | None, typer.Option("--election", help="Which election (default: the first of the file).")
@@ -115,7 +122,9 @@ class OnThisMachine:
 class OverHttp:
     """The node whose HTTP this is."""
 
-    def __init__(self, url: str, token: str | None, timeout: float) -> None:
+    def __init__(
+        self, url: str, token: str | None, timeout: float, trust: ssl.SSLContext | None = None
+    ) -> None:
         scheme, sign, place = url.partition("://")
         if scheme.lower() not in ("http", "https") or not sign:
             raise UserError(f"--url {shown(url)} is not a URL such as http://10.0.0.1:8400")
@@ -124,6 +133,8 @@ class OverHttp:
                 f"--url {shown(url)}: a node asks for no password; leave out what is before the @"
             )
         self.url = url.rstrip("/")
+        https = [urllib.request.HTTPSHandler(context=trust)] if trust else []
+        self.opener = urllib.request.build_opener(*https)
         self.token = token
         self.timeout = timeout
 
@@ -165,7 +176,7 @@ class OverHttp:
             if self.token:
                 request.add_header("Authorization", f"Bearer {self.token}")
         patience = self.timeout if timeout == -1.0 else timeout
-        asking = Call(partial(urllib.request.urlopen, request, timeout=patience))
+        asking = Call(partial(self.opener.open, request, timeout=patience))
         asking.begin()
         try:
             return asking.done.result(self.timeout)  # a name server is not bound by any patience
@@ -177,6 +188,8 @@ class OverHttp:
                 raise Refused(reason(error) + hint) from None
         except (OSError, http.client.HTTPException) as error:
             why = getattr(error, "reason", None) or str(error) or f"not in {self.timeout:g} s"
+            if isinstance(why, ssl.SSLCertVerificationError):
+                why = f"its certificate is not trusted ({why.verify_message}); --ca names who signed it"
             raise Unreachable(f"no node answers at {self.url}: {why}") from None
 
 
@@ -200,18 +213,41 @@ def node(
     url: str | None,
     token_file: Path | None,
     timeout: float,
+    *proofs: Path | None,
 ) -> OnThisMachine | OverHttp:
-    """The node that the options mean."""
+    """The node that the options mean; the proofs are those of HTTPS."""
+    if any(proofs) and not (url or "").lower().startswith("https://"):
+        raise UserError("--ca, --cert and --key are for HTTPS: give the node by --url https://...")
     if url is not None:
         try:
-            return OverHttp(url, read(token_file) if token_file else None, timeout)
+            token = read(token_file) if token_file else None
         except OSError as error:
             raise UserError(f"--token-file {token_file}: {error.strerror}") from None
+        return OverHttp(url, token, timeout, trust(*proofs) if any(proofs) else None)
     if data is None and config is not None and id is not None:
         data = Path(f"electorate-{configure(config).cluster}-{id}")
     if data is None:
         raise UserError("say which node: --data DIRECTORY, or --config FILE and --id NODE, or --url URL")
     return OnThisMachine(data, timeout)
+
+
+def trust(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
+    """Whom to believe over HTTPS (without an authority: those that this machine trusts), and what to show."""
+    if key and not cert:
+        raise UserError("--key is that of --cert: give both")
+    for option, file in (("--ca", ca), ("--cert", cert), ("--key", key)):
+        if file and not file.is_file():
+            raise UserError(f"{option} {file}: there is no such file")
+    option = f"--ca {ca}"
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        if cert:
+            option = f"--cert {cert}" + (f" --key {key}" if key else "")
+            context.load_cert_chain(cert, key, password=no_password)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{option} cannot be used ({why}): PEM files are needed") from None
+    return context
 
 
 def read(file: Path) -> str:
@@ -230,11 +266,14 @@ def status(
     config: ConfigOption = None,
     id: IdOption = None,
     url: UrlOption = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
     timeout: TimeoutOption = 10.0,
     as_json: JsonOption = False,
 ) -> None:
     """What a node knows: its elections, its peers, and whom it has refused."""
-    answer = asked(node(config, id, data, url, None, timeout), "status")
+    answer = asked(node(config, id, data, url, None, timeout, ca, cert, key), "status")
     if as_json:
         print(json.dumps(answer))
         return
@@ -264,11 +303,14 @@ def elections(
     config: ConfigOption = None,
     id: IdOption = None,
     url: UrlOption = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
     timeout: TimeoutOption = 10.0,
     as_json: JsonOption = False,
 ) -> None:
     """Each election that a node holds, and who leads it."""
-    answer = asked(node(config, id, data, url, None, timeout), "elections")
+    answer = asked(node(config, id, data, url, None, timeout, ca, cert, key), "elections")
     if as_json:
         print(json.dumps(answer))
     else:
@@ -316,11 +358,14 @@ def leader(
     config: ConfigOption = None,
     id: IdOption = None,
     url: UrlOption = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
     timeout: TimeoutOption = 10.0,
     as_json: JsonOption = False,
 ) -> None:
     """Print the id of the leader. Exit code 0: there is one. 1: there is none. 3: no node answers."""
-    answer = asked(node(config, id, data, url, None, timeout), "leader", election=election)
+    answer = asked(node(config, id, data, url, None, timeout, ca, cert, key), "leader", election=election)
     if as_json:
         print(json.dumps(answer))
     elif answer["leader"]:
@@ -334,13 +379,16 @@ def watch(
     config: ConfigOption = None,
     id: IdOption = None,
     url: UrlOption = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
     timeout: TimeoutOption = 10.0,
     as_json: JsonOption = False,
 ) -> None:
     """Print who leads, and each change of that, until Ctrl-C or until the node stops (exit code 3)."""
     last: dict[str, Any] = {}
     try:
-        for view in node(config, id, data, url, None, timeout).watch(election):
+        for view in node(config, id, data, url, None, timeout, ca, cert, key).watch(election):
             told = (view["leader"], view["term"] if view["leader"] else None)
             if as_json:
                 print(json.dumps(view), flush=True)
@@ -364,6 +412,9 @@ def transfer(
     config: ConfigOption = None,
     id: IdOption = None,
     url: UrlOption = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
     token_file: TokenOption = None,
     timeout: TimeoutOption = 10.0,
     as_json: JsonOption = False,
@@ -374,7 +425,7 @@ def transfer(
     Any node can be asked; it passes this on to the one that leads. Exit code 0: the other leads. 1: not yet;
     work has to end first. 3: no node answers. 4: refused; nobody leads, or the other is behind.
     """
-    of = node(config, id, data, url, token_file, timeout)
+    of = node(config, id, data, url, token_file, timeout, ca, cert, key)
     wish(of, "transfer", as_json, election=election, to=to, force=force)
 
 
@@ -384,6 +435,9 @@ def resign(
     config: ConfigOption = None,
     id: IdOption = None,
     url: UrlOption = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
     token_file: TokenOption = None,
     timeout: TimeoutOption = 10.0,
     as_json: JsonOption = False,
@@ -399,7 +453,7 @@ def resign(
     Any node can be asked; it passes this on to the one that leads. Exit code 0: another leads. 1: not yet;
     work has to end first, or nobody else contends. 3: no node answers. 4: refused; nobody leads.
     """
-    of = node(config, id, data, url, token_file, timeout)
+    of = node(config, id, data, url, token_file, timeout, ca, cert, key)
     wish(of, "resign", as_json, election=election, seconds=seconds)
 
 
@@ -410,6 +464,9 @@ def freeze(
     config: ConfigOption = None,
     id: IdOption = None,
     url: UrlOption = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
     token_file: TokenOption = None,
     timeout: TimeoutOption = 10.0,
     as_json: JsonOption = False,
@@ -418,12 +475,13 @@ def freeze(
 
     Exit code 0: so it is. 3: no node answers. 4: refused; a leader can resign for so many seconds.
     """
-    of = node(config, id, data, url, token_file, timeout)
+    of = node(config, id, data, url, token_file, timeout, ca, cert, key)
     try:
         tell(ask(of, "freeze", election=election, seconds=seconds), as_json)
     except Refused as error:
         where = {"--election": election, "--config": config, "--id": id, "--data": data, "--url": url}
-        given = [(name, str(word)) for name, word in {**where, "--token-file": token_file}.items() if word]
+        files = {"--token-file": token_file, "--ca": ca, "--cert": cert, "--key": key}
+        given = [(name, str(word)) for name, word in {**where, **files}.items() if word]
         again = f"{elect()} resign --seconds {seconds:g} {shlex.join(chain(*given))}"
         end(REFUSED, f"{error}: `{again}`" if leads(of, election) else error)
 

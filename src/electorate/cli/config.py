@@ -169,6 +169,14 @@ def warnings(config: Config) -> list[str]:
         )
     for id in config.nodes:
         http = config.http_address(id)
-        if http and not is_loopback(http[0]):
-            notes.append(f"node {id} serves HTTP on {http[0]}, without encryption; tokens can be read there")
+        if http and not is_loopback(http[0]) and not (config.http and config.http.tls):
+            notes.append(
+                f"node {id} serves HTTP on {http[0]}, without encryption; tokens can be read there, unless"
+                " [http.tls] is set"
+            )
+    if config.http and "*" in config.http.hosts:
+        notes.append(
+            "http.hosts = '*': a web page in an operator's browser can read what the nodes answer (DNS"
+            " rebinding)"
+        )
     return notes

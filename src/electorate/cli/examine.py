@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from electorate.errors import InUse, UserError
@@ -33,6 +35,10 @@ def troubles(config: Config, id: str, data: Path) -> Iterator[str]:
     if config.http_address(id):
         try:
             import electorate.web.server  # noqa: F401
+
+            http_certificate_end(config, id)
+        except UserError as error:
+            yield str(error)
         except ModuleNotFoundError as error:
             yield f"HTTP needs a package that is not installed ({error.name}): {install('web')}"
     try:
@@ -50,14 +56,24 @@ def doubts(config: Config) -> Iterator[str]:
     yield from unfit_files(config, "")
     for id in config.nodes:
         if config.tls and config.path(config.tls.cert, id).exists():
-            try:
-                end = certificate_end(config, id)
-            except UserError as error:
-                yield str(error)
-            else:
-                if end < time.time() + SOON:
-                    day = time.strftime("%Y-%m-%d", time.gmtime(end))
-                    yield f"the certificate of node {id} ends on {day}"
+            yield from late(f"the certificate of node {id}", partial(certificate_end, config, id))
+        https = config.http and config.http.tls
+        if https and config.http_address(id) and config.path(https.cert, id).exists():
+            with suppress(ModuleNotFoundError):
+                yield from late(
+                    f"the certificate of node {id}'s HTTP", partial(http_certificate_end, config, id)
+                )
+
+
+def late(what: str, end: Callable[[], float | None]) -> Iterator[str]:
+    """That it ends soon, or cannot be used."""
+    try:
+        ends = end()
+    except UserError as error:
+        yield str(error)
+    else:
+        if ends and ends < time.time() + SOON:
+            yield f"{what} ends on {time.strftime('%Y-%m-%d', time.gmtime(ends))}"
 
 
 def unfit_files(config: Config, id: str) -> Iterator[str]:
@@ -81,6 +97,14 @@ def unfit_files(config: Config, id: str) -> Iterator[str]:
 def certificate_end(config: Config, id: str) -> float:
     """Until when its certificate is good, in seconds since 1970. Raises `UserError` if it is not."""
     return Certificates(config, id, logging.getLogger("electorate")).end
+
+
+def http_certificate_end(config: Config, id: str) -> float | None:
+    """The same of what its HTTP shows, if it shows one."""
+    from electorate.web.tls import Certificate
+
+    encrypted = config.http and config.http.tls
+    return Certificate(config, id, logging.getLogger("electorate")).end if encrypted else None
 
 
 def look_at_directory(data: Path) -> None:

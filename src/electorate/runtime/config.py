@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import EnumType
 from itertools import chain, combinations
@@ -75,10 +76,22 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: str
 
 
+class HttpTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What HTTPS shows, relative to the cluster file; `{id}` stands for the node."""
+
+    cert: str
+    key: str
+    client_ca: str | None = None
+    """Whoever shows no certificate of this authority may only ask what probes ask."""
+
+
 class Http(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address: str | None = None
     token_file: str | None = None
     """Whoever bears this token may transfer and resign."""
+    hosts: tuple[str, ...] = ()
+    """Names that requests may use for a node, beside those that it is configured with."""
+    tls: HttpTls | None = None
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -196,9 +209,14 @@ class Keywords(TypedDict, total=False):
     tls_key: str
     secret_file: str
     insecure: bool
-    http: Mapping[str, str]
+    http: Mapping[str, Any]
     http_address: str
     http_token_file: str
+    http_hosts: Sequence[str]
+    http_tls: Mapping[str, str]
+    http_tls_cert: str
+    http_tls_key: str
+    http_tls_client_ca: str
 
 
 def load(path: Path) -> Config:
@@ -231,7 +249,7 @@ def configure(
     return check(source, directory)
 
 
-TABLES: dict[str, Any] = {"timing": Timing, "tls": Tls, "http": Http}
+TABLES: dict[str, Any] = {"timing": Timing, "tls": Tls, "http": Http, "http.tls": HttpTls}
 
 
 def apply(source: Source, place: str, words: list[str], value: Any) -> None:
@@ -247,7 +265,7 @@ def apply(source: Source, place: str, words: list[str], value: Any) -> None:
     key = keys[name]
     if key == "nodes":
         value = members(place, value)
-    elif key == "elections" and isinstance(value, str):
+    elif get_origin(kinds[key]) is tuple and isinstance(value, str):
         value = value.split(",")
     elif isinstance(value, str):
         try:
@@ -297,12 +315,19 @@ def check(source: Source | dict[str, Any], directory: Path = Path()) -> Config:
             convert(source, node, NodeConfig, f"nodes.{id}.")
     suggest(source, content, Config, "", hidden="directory")
     for table, type in TABLES.items():
-        suggest(source, content.get(table), type, f"{table}.")
+        suggest(source, part(content, table), type, f"{table}.")
     config = convert(source, {**content, "directory": str(directory)}, Config, "")
     alike = source.is_from_file("http.address")
     for key, what in chain(*(each(config) for each in COMPLAINTS), complaints_about_ports(config, alike)):
         raise source.complaint(key, what)
     return config
+
+
+def part(content: Any, table: str) -> Any:
+    """What a table, perhaps within another one, holds."""
+    for name in table.split("."):
+        content = content.get(name) if isinstance(content, Mapping) else None
+    return content
 
 
 def convert(source: Source, content: Any, type: type[T], prefix: str) -> T:
@@ -439,6 +464,24 @@ def complaints_about_addresses(config: Config) -> Complaints:
             )
 
 
+def complaints_about_hosts(config: Config) -> Complaints:
+    for host in config.http.hosts if config.http else ():
+        if not is_host(host.removeprefix("*.")) and host != "*":
+            yield (
+                "http.hosts",
+                f": '{host}' is no name of a host; say it without scheme, port and path, as in"
+                " 'elect.example.com', or '*.example.com' for all names in there",
+            )
+
+
+def is_host(name: str) -> bool:
+    """Whether this can be a name in the Domain Name System."""
+    try:
+        return all(re.fullmatch(rb"[\w-]+", label) for label in name.encode("idna").split(b"."))
+    except UnicodeError:
+        return False
+
+
 def complaints_about_metadata(metadata: Mapping[Any, Any]) -> Iterator[str]:
     for name, value in metadata.items():
         if not (isinstance(name, str) and isinstance(value, str)):
@@ -566,6 +609,7 @@ def complaints_about_ports(config: Config, alike: bool) -> Complaints:
 COMPLAINTS = (
     complaints_about_nodes,
     complaints_about_addresses,
+    complaints_about_hosts,
     complaints_about_elections,
     complaints_about_timing,
     complaints_about_safety,

@@ -14,16 +14,19 @@ Refusal = Literal[
     "cluster",
     "command",
     "configuration",
+    "host",
+    "https",
     "junk",
     "lost_store",
     "no_greeting",
     "protocol",
     "refused_by_peer",
+    "token",
     "too_many",
     "unknown_node",
     "wrong_address",
 ]
-"""Why a connection, or a stranger's command, was refused: few words, so that strangers cannot invent more."""
+"""Why a connection, or a stranger's request, was refused: few words, so that strangers cannot invent more."""
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """The upper bounds of the buckets of every histogram, in seconds; one more bucket holds the rest."""

@@ -1,8 +1,8 @@
 """The routes: what can be asked of a node over HTTP, and how it is answered.
 
-Whatever is read is free for all who reach the address. To command takes the token; and because a browser may
-be made to send what its user did not mean, it takes JSON too, and no other site's Origin. The Host header is
-never looked at.
+Whatever is read is free for all who reach the address, and name a Host that this node goes by (see `hosts`).
+To command takes the token; and because a browser may be made to send what its user did not mean, it takes
+JSON too, and no other site's Origin.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Scope
 
 from electorate.errors import UserError
-from electorate.runtime.host import REASONS, Host
+from electorate.runtime.figures import Refusal
+from electorate.runtime.host import Host
 from electorate.runtime.reasons import no_election
 from electorate.version import __version__
 from electorate.web import metrics, state, token
@@ -30,8 +32,11 @@ from electorate.web.answers import Complaint, Elections, Fitness, Freeze, Leader
 from electorate.web.commands import Commands, Outcome
 from electorate.web.events import Events
 from electorate.web.health import Health
+from electorate.web.hosts import Addressed, Hosts
 from electorate.web.openapi import Operation, description
+from electorate.web.refusals import Sparing
 from electorate.web.rooms import Room, Rooms
+from electorate.web.tls import Certificate
 
 READERS = 64
 """So many may read the stream of events at one time,"""
@@ -51,8 +56,11 @@ Wish = TypeVar("Wish", Transfer, Resign, Freeze)
 class Api:
     """The answers of one host, given in the thread of HTTP."""
 
-    def __init__(self, host: Host, events: Events, commands: Commands) -> None:
+    def __init__(
+        self, host: Host, events: Events, commands: Commands, certificate: Certificate | None = None
+    ) -> None:
         self.host = host
+        self.certificate = certificate
         self.events = events
         self.commands = commands
         self.health_of_node = Health(host)
@@ -61,8 +69,8 @@ class Api:
         self.scraping = asyncio.Lock()
         self.closing = threading.Event()
         self.audit = logging.getLogger(f"electorate.{host.id}.audit")
-        self.refused: set[tuple[str, str]] = set()
-        """To whom what was refused, of those who may not command."""
+        self.log = logging.getLogger(f"electorate.{host.id}.http")
+        self.may_not_command, self.misdirected = Sparing(), Sparing()
 
     def close(self) -> None:
         """Let every answer end."""
@@ -181,8 +189,11 @@ class Api:
     async def metrics(self, request: Request) -> Response:
         series = number(request, "series", metrics.SERIES, self.host.config.settings.max_elections)
         accept = request.headers.get("accept", "")
+        end = self.certificate.end if self.certificate else 0.0
         async with self.scraping:
-            exposition = await asyncio.to_thread(metrics.exposition, self.host, series, accept, self.closing)
+            exposition = await asyncio.to_thread(
+                metrics.exposition, self.host, series, accept, self.closing, end
+            )
         return Response(exposition.text, headers={"Content-Type": exposition.kind})
 
     async def openapi(self, request: Request) -> Response:
@@ -235,12 +246,25 @@ class Api:
         return reply(leader, 200 if done else 202)
 
     def refuse(self, who: str, request: Request, error: HTTPException) -> None:
-        """Whoever may not command is written down with each complaint once, and counted."""
-        self.host.figures.refusals["command"] += 1
-        refused = (request.client.host if request.client else "unknown", error.detail)
-        if refused not in self.refused and len(self.refused) < REASONS:
-            self.refused.add(refused)
-            self.record(who, request.url.path, f"refused, {error.status_code}: {error.detail!r}")
+        """Whoever may not command is counted, and written down sparingly."""
+        reason: Refusal = "token" if error.status_code == 401 else "command"
+        self.host.figures.refusals[reason] += 1
+        outcome = f"refused, {error.status_code}: {error.detail!r}"
+        self.may_not_command.tell(
+            (request.client.host if request.client else "unknown", error.detail),
+            lambda others: self.record(who, request.url.path, outcome + others),
+        )
+
+    def misdirect(self, scope: Scope, host: str) -> None:
+        """So is whoever means another host."""
+        self.host.figures.refusals["host"] += 1
+        who = scope["client"][0] if scope["client"] else "unknown"
+        self.misdirected.tell(
+            (who, host),
+            lambda others: self.log.warning(
+                "refusing %s, who calls this node %r: that is not in http.hosts%s", who, host[:100], others
+            ),
+        )
 
     def record(self, who: str, what: str, outcome: str) -> None:
         self.audit.info(
@@ -253,7 +277,7 @@ class Api:
         if host.config.http is None or host.config.http.token_file is None:
             raise HTTPException(404, "this node takes no commands: set http.token_file in the cluster file")
         origin = request.headers.get("origin")
-        if origin is not None and origin not in self.own_origins():
+        if origin is not None and origin.lower() not in own_origins(request):
             raise HTTPException(403, "a page of another site may not command this node")
         try:
             expected = token.read(host.config.path(host.config.http.token_file, host.id))
@@ -263,13 +287,12 @@ class Api:
         if not token.bears(request.headers.get("authorization", ""), expected):
             raise HTTPException(401, "the token is missing or wrong", {"WWW-Authenticate": "Bearer"})
 
-    def own_origins(self) -> tuple[str, ...]:
-        """Where a page of this node's own would come from."""
-        address = self.host.config.http_address(self.host.id)
-        assert address is not None
-        name, port = address
-        names = ("127.0.0.1", "[::1]", "localhost") if name in ("127.0.0.1", "::1", "localhost") else (name,)
-        return tuple(f"http://{name}:{port}" for name in names)
+
+def own_origins(request: Request) -> tuple[str, ...]:
+    """Where a page of this node's own would come from: it names the same host, which was found to be one of
+    ours. A proxy before it may speak HTTPS where this node does not."""
+    host = request.headers.get("host", "").lower()
+    return f"https://{host}", *((f"http://{host}",) if request.scope["scheme"] == "http" else ())
 
 
 async def read(request: Request, form: type[Wish]) -> Wish:
@@ -317,11 +340,16 @@ async def complain(request: Request, error: Exception) -> Response:
     return reply(Complaint(error.detail), error.status_code, error.headers)
 
 
-def application(api: Api) -> Rooms:
+def routed(api: Api) -> Starlette:
     routes = [Route(each.path, each.endpoint, methods=[each.method]) for each in api.operations]
     app = Starlette(routes=routes, exception_handlers={HTTPException: complain})
     app.router.redirect_slashes = False  # a redirection would name the Host of the request
-    return Rooms(app, rooms())
+    return app
+
+
+def application(api: Api) -> ASGIApp:
+    admitted = Rooms(routed(api), rooms())
+    return Addressed(admitted, Hosts(api.host.config, api.host.id), api.misdirect)
 
 
 def rooms() -> dict[str, Room]:

@@ -33,8 +33,9 @@ class Readings(Collector):
     """The metrics of one host, read while it goes on. Of the elections, the first `series` are shown one by
     one."""
 
-    def __init__(self, host: Host, series: int, closing: threading.Event) -> None:
+    def __init__(self, host: Host, series: int, closing: threading.Event, certificate_end: float) -> None:
         self.host = host
+        self.certificate_end = certificate_end
         self.series = series
         self.closing = closing
 
@@ -52,6 +53,11 @@ class Readings(Collector):
         yield from self.of_all_elections()
         yield from self.of_peers()
         yield from self.of_refusals()
+        yield GaugeMetricFamily(
+            "electorate_http_certificate_expiry_timestamp_seconds",
+            "When the certificate that HTTPS shows ends, since 1970; 0 without HTTPS.",
+            self.certificate_end,
+        )
 
     def of_each_election(self) -> Iterator[Metric]:
         host, label = self.host, ["election"]
@@ -183,7 +189,7 @@ class Readings(Collector):
     def of_refusals(self) -> Iterator[Metric]:
         refusals = CounterMetricFamily(
             "electorate_refusals",
-            "Connections, and commands of strangers, refused, by reason.",
+            "Connections, and requests of strangers, refused, by reason.",
             labels=["reason"],
         )
         for reason in get_args(Refusal):
@@ -219,11 +225,13 @@ class Exposition(NamedTuple):
     kind: str
 
 
-def exposition(host: Host, series: int, accept: str, closing: threading.Event) -> Exposition:
+def exposition(
+    host: Host, series: int, accept: str, closing: threading.Event, certificate_end: float = 0
+) -> Exposition:
     """All metrics of this host and of its process, as text, and the type of that. It may take long, so it is
     made in a thread, and given up when it is closing."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Readings(host, series, closing))
+    registry.register(Readings(host, series, closing, certificate_end))
     ProcessCollector(registry=registry)
     encode, kind = choose_encoder(accept)
     try:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from electorate.version import __version__
-from electorate.web.answers import Change
+from electorate.web.answers import Change, Complaint
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -42,13 +42,17 @@ QUERY: dict[str, dict[str, Any]] = {
 }
 
 
+ANYWHERE: dict[int, type] = {403: Complaint, 421: Complaint}
+"""What may be answered to whatever is asked: a certificate is wanted, or another host was meant."""
+
+
 def description(operations: Iterable[Operation]) -> dict[str, Any]:
     """An OpenAPI 3.1 document."""
     operations = tuple(operations)
     types = {
         kind for each in operations for kind in (*each.answers.values(), each.body) if isinstance(kind, type)
     }
-    ordered = sorted({*types, Change}, key=lambda kind: kind.__name__)
+    ordered = sorted({*types, Change, *ANYWHERE.values()}, key=lambda kind: kind.__name__)
     schemas, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     references = dict(zip(ordered, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -75,7 +79,7 @@ def operation(each: Operation, references: dict[type, Any]) -> dict[str, Any]:
         "operationId": f"{each.method.lower()}{each.path.replace('/', '_').replace('.', '_')}",
         "responses": {
             str(status): {"description": HTTPStatus(status).phrase, "content": content(answer, references)}
-            for status, answer in sorted(each.answers.items())
+            for status, answer in sorted({**each.answers, **ANYWHERE}.items())
         },
     }
     parameters = [

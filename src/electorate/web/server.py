@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -29,6 +31,8 @@ from electorate.web.app import Api, application
 from electorate.web.commands import Commands
 from electorate.web.events import Events
 from electorate.web.pace import Unhurried
+from electorate.web.refusals import Sparing
+from electorate.web.tls import Certificate, OnlyProbes, plain
 
 CONNECTIONS = 256
 """So many connections at most, at one time. One more, and the one that has waited for longest has to go:
@@ -48,10 +52,15 @@ async def serve(host: Host) -> AsyncIterator[None]:
     """Serve this host until the end of the context. Raises `UserError`."""
     if host.config.http and host.config.http.token_file:
         token.read(host.config.path(host.config.http.token_file, host.id))
+    log = logging.getLogger(f"electorate.{host.id}.http")
+    encrypted = host.config.http and host.config.http.tls
+    certificate = Certificate(host.config, host.id, log) if encrypted else None
+    if certificate and certificate.end < time.time():
+        log.error("%s has ended, and clients refuse it: put a new one in its place", certificate.cert)
     listeners = await claim_address(host)
     host.config = host.config.serving(host.id, listeners[0].getsockname()[1])
     host.sockets.update(listeners)
-    server = Server(host, listeners)
+    server = Server(host, listeners, certificate, log)
     server.thread.start()
     try:
         yield
@@ -75,10 +84,18 @@ async def claim_address(host: Host) -> list[socket.socket]:
 class Server:
     """Made, started and stopped in the loop of the node."""
 
-    def __init__(self, host: Host, listeners: list[socket.socket]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        listeners: list[socket.socket],
+        certificate: Certificate | None,
+        log: logging.Logger,
+    ) -> None:
         self.host = host
         self.listeners = listeners
-        self.log = logging.getLogger(f"electorate.{host.id}.http")
+        self.certificate = certificate
+        self.log = log
+        self.unshaken = Sparing()
         self.loop = asyncio.SelectorEventLoop(Unhurried())
         self.events = Events(host, self.loop)
         self.commands = Commands(host)
@@ -110,7 +127,7 @@ class Server:
                 self.host.loop.call_soon_threadsafe(self.ended.set_result, None)
 
     async def serve(self) -> None:
-        api = Api(self.host, self.events, self.commands)
+        api = Api(self.host, self.events, self.commands, self.certificate)
         config = uvicorn.Config(
             application(api),
             lifespan="off",
@@ -124,12 +141,17 @@ class Server:
         )
         config.load()
         state, waiting = ServerState(), Waiting(self.loop)
-        arriving: set[asyncio.Task[object]] = set()
+        arriving: dict[asyncio.Task[None], None] = {}
 
         def welcome(connection: socket.socket) -> None:
-            protocol = Connection(config, state, self.log, waiting)
-            arriving.add(task := self.loop.create_task(arrive(self.loop, protocol, connection)))
-            task.add_done_callback(arriving.discard)
+            if len(arriving) >= CONNECTIONS:
+                oldest = next(iter(arriving))
+                arriving.pop(oldest)
+                oldest.cancel()
+            protocol = Connection(config, state, self.log, waiting, self.certificate)
+            task = self.loop.create_task(self.arrive(protocol, connection))
+            arriving[task] = None
+            task.add_done_callback(lambda task: arriving.pop(task, None))
 
         door = Door(self.loop, self.listeners, welcome, self.log, Counter())
         door.open()
@@ -138,12 +160,26 @@ class Server:
         door.close()
         await part(state)
 
-
-async def arrive(
-    loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol, connection: socket.socket
-) -> None:
-    with suppress(OSError):  # it has gone already
-        await loop.connect_accepted_socket(lambda: protocol, connection)
+    async def arrive(self, protocol: asyncio.Protocol, connection: socket.socket) -> None:
+        """Take a connection; with HTTPS, once hands are shaken."""
+        https: dict[str, Any] = {}
+        if self.certificate:
+            self.certificate.refresh()
+            bounds = {"ssl_handshake_timeout": PATIENCE, "ssl_shutdown_timeout": PARTING}
+            https = {"ssl": self.certificate.context, **bounds}
+        caller = "unknown"
+        try:
+            caller = connection.getpeername()[0]
+            await self.loop.connect_accepted_socket(lambda: protocol, connection, **https)
+        except ssl.SSLError as error:
+            self.host.figures.refusals["https"] += 1
+            why = plain(error)
+            self.unshaken.tell(
+                (caller, why),
+                lambda others: self.log.warning("no handshake with %s: %s%s", caller, why, others),
+            )
+        except OSError:  # it has gone already
+            connection.close()
 
 
 async def part(state: ServerState) -> None:
@@ -204,9 +240,15 @@ class Connection(H11Protocol):
     """One connection, which must send and read."""
 
     def __init__(
-        self, config: uvicorn.Config, state: ServerState, log: logging.Logger, waiting: Waiting
+        self,
+        config: uvicorn.Config,
+        state: ServerState,
+        log: logging.Logger,
+        waiting: Waiting,
+        certificate: Certificate | None,
     ) -> None:
         super().__init__(config, state, {})
+        self.certificate = certificate
         self.logger = log
         self.access_log = False
         self.waiting = waiting
@@ -220,6 +262,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.certificate and not self.certificate.is_satisfied(transport):
+            self.app = OnlyProbes(self.app)
         self.waiting.add(self)
         if len(self.connections) > CONNECTIONS:
             self.waiting.make_room()
