@@ -46,7 +46,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "core/configuration.py": ("runtime_configuration",),
     "runtime": (
         *("runtime_identity", "runtime_proof", "runtime_rejoin", "runtime_configuration", "runtime_store"),
-        *("runtime_forget", "runtime_attested"),
+        *("runtime_forget", "runtime_attested", "runtime_directory"),
         *("runtime_clock", "runtime_wire", "runtime_host", "runtime_names", "runtime_contact"),
         "fuzz_store",
     ),

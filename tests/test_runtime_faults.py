@@ -177,7 +177,7 @@ def small_disks(directory: Path, ids: str) -> Iterator[None]:
         for id in ids:
             place = directory / id
             place.mkdir()
-            command = ["mount", "-t", "tmpfs", "-o", "size=512k", "electorate-test", str(place)]
+            command = ["mount", "-t", "tmpfs", "-o", "size=512k,mode=0700", "electorate-test", str(place)]
             if subprocess.run(command, capture_output=True, check=False).returncode:
                 pytest.skip("to mount a small disk is not allowed here")
             mounted.append(place)

@@ -586,16 +586,23 @@ def test_a_layout_that_is_not_what_was_written_is_damaged(tmp_path: Path, versio
             store(tmp_path)
 
 
-def test_a_store_that_cannot_be_brought_up_is_as_it_was(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_brought_up_is_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with closing(store(tmp_path)) as mine:
         mine.commit(PROMISES)
-    with (
-        next_release(),
-        blocked(tmp_path),
-        pytest.raises(UserError, match="nothing that it has promised is lost"),
-    ):
+    content = (tmp_path / "electorate.db").read_bytes()
+    with next_release(), blocked(tmp_path), pytest.raises(UserError, match="that it has promised is lost"):
         store(tmp_path)
-    assert asked(tmp_path, "PRAGMA user_version") == [(1,)]
+    monkeypatch.setattr(store_module, "LAYOUTS", (*LAYOUTS, NEWER + "INSERT INTO extra VALUES ('kept');"))
+    with pytest.raises(UserError) as refused:
+        store(tmp_path)
+    assert str(refused.value) == (
+        f"data directory {tmp_path} cannot be brought from layout 1 to 2 (UNIQUE constraint failed: extra.name): run"
+        f" the release again that was used before electorate {__version__}; what node a has promised is all there"
+    )
+    assert (tmp_path / "electorate.db").read_bytes() == content
+    monkeypatch.undo()
     with closing(store(tmp_path)) as mine:
         assert mine.load() == by_election(PROMISES)
 

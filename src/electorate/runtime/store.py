@@ -168,8 +168,7 @@ class Store:
         be_durable(self.database, "TRUNCATE")
         self.marks = examine(self.database)
         if layout < len(LAYOUTS):
-            raise_layout(self.database)
-            self.marks = examine(self.database)
+            self.bring_up(layout, node)
         self.seal = sealed(self.marks)
         self.identity = dict(self.rows("identity"))
         for key, value in (("cluster", cluster), ("node", node)):
@@ -210,6 +209,20 @@ class Store:
                     f" {release}, or a later one; what node {node} has promised is all there"
                 )
         return layout
+
+    def bring_up(self, layout: int, node: NodeId) -> None:
+        """Raises `UserError` if this program cannot do it; what is there is not damaged then, and stays."""
+        try:
+            raise_layout(self.database)
+        except sqlite3.Error as error:
+            if passes(error):
+                raise
+            raise UserError(
+                f"data directory {self.directory} cannot be brought from layout {layout} to {len(LAYOUTS)}"
+                f" ({error}): run the release again that was used before electorate {__version__}; what node"
+                f" {node} has promised is all there"
+            ) from None
+        self.marks = examine(self.database)
 
     def replace(self, fill: Callable[[Path], None]) -> None:
         """Make a new file; it bears its name only once it is whole, so an empty one is a damaged one. What

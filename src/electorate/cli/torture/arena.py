@@ -123,7 +123,9 @@ class Arena(Cluster):
         id, data = node.id, self.path / node.id
         if self.disks and not data.exists():
             data.mkdir()
-            command("mount", "-t", "tmpfs", "-o", f"size={DISK}", f"{PREFIX}-{os.getpid()}", str(data))
+            command(
+                "mount", "-t", "tmpfs", "-o", f"size={DISK},mode=0700", f"{PREFIX}-{os.getpid()}", str(data)
+            )
             self.mounted.callback(subprocess.run, ["umount", "--lazy", str(data)], capture_output=True)
         options = ("--config", str(self.path / "cluster.toml"), "--id", id, "--data", str(data), "--attach")
         elect = (sys.executable, "-m", "electorate.cli.main", "node", *options)
