@@ -486,7 +486,7 @@ def test_a_log_in_json_has_an_object_for_each_change_and_none_for_a_beat(tmp_pat
         before = {id: len(made.log(id)) for id in "abc"}
         elect(tmp_path, "transfer", heir, *made.ways(first)[0])
         assert made.leader() == heir
-        until(lambda: all(f'"leader":"{heir}"' in made.log(id)[-1] for id in "abc"))
+        until(lambda: all(f'"leader":"{heir}"' in "".join(made.log(id)[before[id] :]) for id in "abc"))
         for id in "abc":
             lines = [json.loads(line) for line in made.log(id)]
             assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
@@ -507,6 +507,29 @@ def beats_of(made: Nodes, id: str) -> float:
     with urllib.request.urlopen(f"http://127.0.0.1:{made.http[id]}/metrics") as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("electorate_beats_sent_total"))
+
+
+def test_a_node_says_at_once_what_it_waits_for_and_that_it_stops(tmp_path: Path) -> None:
+    with running(tmp_path) as made:
+        leader = made.leader()
+        place = re.findall(r'^address = "(.*)"$', (tmp_path / "cluster.toml").read_text(), re.MULTILINE)[0]
+        assert made.log("a")[0].endswith(
+            f" electorate.a node a of cluster 'demo' listens on {place} and dials b and c: it reaches 1 of 3"
+            " voters, 2 needed"
+        )
+        others = [id for id in "abc" if id != leader]
+        for id in others:
+            made.processes[id].send_signal(signal.SIGSTOP)
+        made.processes[leader].terminate()
+        assert made.processes.pop(leader).wait(BOUND) == 0
+        for id in others:
+            made.processes[id].send_signal(signal.SIGCONT)
+        ends = [line.partition(f" electorate.{leader} ")[2] for line in made.log(leader)]
+        stops = ends.index(f"SIGTERM: node {leader} stops")
+        assert any(line.startswith("stopping: waiting until another leads 'main', ") for line in ends[stops:])
+        made.processes[others[0]].send_signal(signal.SIGINT)
+        assert made.processes.pop(others[0]).wait(BOUND) == 0
+        assert any(f"SIGINT: node {others[0]} stops" in line for line in made.log(others[0]))
 
 
 def test_a_quiet_log_is_quiet(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -56,8 +57,8 @@ async def test_two_that_rejoin_do_not_take_each_others_ignorance_for_knowledge(t
         )
         for host in quiet:
             assert host.waiting == (
-                "it has lost its store: before it votes, it waits for d; if one is gone for good, restart with"
-                " --rejoin --without ID"
+                "it has lost its store: before it votes, it waits for d; none of them can be left out, because"
+                " the rest could not tell all that was promised"
             )
             assert host.status()["awaits"] == ("d",)
         deadline = at.hosts["a"].loop.time() + 4 * SHORT["lease"]
@@ -263,3 +264,26 @@ async def test_an_old_copy_that_rejoins_forgets_whom_it_has_met(tmp_path: Path) 
         c = await at.start("c", rejoin=True)
         await until(lambda: c.conditions.rejoin is None)
         await at.agreed()
+
+
+@pytest.mark.parametrize(
+    ("ids", "absent", "without", "hint"),
+    [
+        ("abcde", "e", "", "if one is gone for good, restart with --rejoin --without e"),
+        ("abcde", "de", "", "if one is gone for good, restart with --rejoin --without d or --without e"),
+        ("abcde", "de", "d", "none of them can be left out"),
+        ("abc", "c", "", "none of them can be left out"),
+    ],
+)
+@in_loop
+async def test_only_those_are_named_that_can_be_left_out(
+    tmp_path: Path, ids: str, absent: str, without: str, hint: str
+) -> None:
+    async with cluster(tmp_path, ids, absent=f"a{absent}", timing=SHORT) as at:
+        a = await at.start("a", rejoin=True, without=without)
+        waits = tuple(id for id in absent if id not in without)
+        await until(lambda: a.awaited == waits)
+        assert a.waiting and hint in a.waiting
+        for line in re.findall(r"--without \S+", a.waiting):
+            await at.stop("a")
+            a = await at.start("a", rejoin=True, without=line.split()[1].split(","))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import stat
@@ -78,13 +79,15 @@ async def serve(config: Config, id: str, data: Path, options: dict[str, Any], at
     assert whole is not None
     started = False
 
-    def terminate() -> None:
+    def terminate(number: signal.Signals) -> None:
         if not (started or stop.is_set()):
             whole.cancel()  # a name server that does not answer must not hold it up
+        if not stop.is_set():
+            logging.getLogger(f"electorate.{id}").info("%s: node %s stops", number.name, id)
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, terminate)
+        loop.add_signal_handler(number, terminate, number)
     supervisor = await Supervisor.connect(id, stop) if attach else None
     try:
         host = Host(config, id, data, proof_of_death="attested", **options)

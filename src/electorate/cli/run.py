@@ -171,7 +171,7 @@ class Run:
         self.host.observe(self.observe, "view", "lease", "failed")
         async with running(self.host):
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self.terminate)
+                loop.add_signal_handler(number, self.terminate, number)
             for number in FORWARDED:
                 loop.add_signal_handler(number, self.ward.say, "forward", number)
             self.consider()
@@ -282,9 +282,11 @@ class Run:
 
     # --- the end --------------------------------------------------------------------------------------
 
-    def terminate(self) -> None:
+    def terminate(self, number: signal.Signals) -> None:
         """SIGTERM or SIGINT: end the command politely, the second time at once."""
-        if self.code is not None:
+        again = self.code is not None
+        self.log.info("%s%s: node %s stops", number.name, " again" if again else "", self.host.id)
+        if again:
             self.ward.stop(0)
         self.leave(0)
 

@@ -67,6 +67,15 @@ class Contact:
             self.since = time.time()
             self.timer = self.host.loop.call_later(PATIENCE, self.say)
 
+    def first(self) -> str:
+        """What a node that has just started waits for."""
+        host = self.host
+        _, name, port = host.config.listens(host.id)
+        listens = f"node {host.id} of cluster '{host.config.cluster}' listens on {name}:{port}"
+        if not self.missing:
+            return listens
+        return f"{listens} and dials {named(host.links)}: it reaches {self.count()}"
+
     def say(self) -> None:
         self.said = True
         missing = named(self.missing)

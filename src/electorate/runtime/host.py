@@ -292,6 +292,7 @@ class Host:
             raise UserError(str(error)) from None
         for link in self.links.values():
             link.dial_soon()
+        self.log.info("%s", self.contact.first())
         self.tell(
             "ready", {"address": self.config.nodes[self.id].address, "incarnation": self.node.incarnation}
         )
@@ -364,7 +365,10 @@ class Host:
             self.handed = self.loop.create_future()
             wishes = [leading.intended for leading in self.node.leading.values() if leading.intended]
             awaited = max((until - now() for _, until, _ in wishes), default=0.0)
-            await asyncio.wait([self.handed], timeout=max(0.0, awaited) + 2 * self.config.timing.patience)
+            at_most = max(0.0, awaited) + 2 * self.config.timing.patience
+            what = f"'{elections[0]}'" if len(elections) == 1 else f"{len(elections)} elections"
+            self.log.info("stopping: waiting until another leads %s, %.1f s at most", what, at_most)
+            await asyncio.wait([self.handed], timeout=at_most)
 
     def close_store(self) -> None:
         self.disk.submit(self.store.close).result()
@@ -768,8 +772,21 @@ class Host:
         why = "it has lost its store" if rejoin.lost else "the voters are new"
         if not awaited:
             return f"{why}, and too few are left that can tell what was promised"
-        gone = "; if one is gone for good, restart with --rejoin --without ID" if rejoin.lost else ""
-        return f"{why}: before it votes, it waits for {', '.join(awaited)}{gone}"
+        hint = self.hint_without(rejoin, awaited) if rejoin.lost else ""
+        return f"{why}: before it votes, it waits for {', '.join(awaited)}{hint}"
+
+    def hint_without(self, rejoin: Rejoin, awaited: tuple[NodeId, ...]) -> str:
+        """Whom of these a restart could leave out, so that the rest still can tell what was promised."""
+        others = [voter for voter in self.config.membership.voters if voter != self.id]
+        tell = [voter for voter in others if not self.node.peers[voter].rejoining]
+        hints = []
+        for node in awaited:
+            without = sorted({*rejoin.without, node})
+            if self.config.membership.meets_every_quorum([voter for voter in tell if voter not in without]):
+                hints.append(f"--without {','.join(without)}")
+        if not hints:
+            return "; none of them can be left out, because the rest could not tell all that was promised"
+        return f"; if one is gone for good, restart with --rejoin {' or '.join(hints)}"
 
     def has_rejoined(self) -> None:
         """The others have told what I may have promised: from now on, this store is believed."""
