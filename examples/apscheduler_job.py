@@ -15,6 +15,8 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from electorate import Node
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python apscheduler_job.py ID    (a, b or c, as in cluster.toml)")
 ME = sys.argv[1]
 
 

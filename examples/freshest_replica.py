@@ -13,6 +13,8 @@ import time
 
 from electorate import Leadership, Node
 
+if len(sys.argv) != 3:
+    sys.exit("usage: python freshest_replica.py ID FILE    (a, b or c, as in cluster.toml; its SQLite file)")
 ME, FILE = sys.argv[1:]
 
 database = sqlite3.connect(FILE, isolation_level=None)

@@ -59,4 +59,6 @@ def main(me: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or "DSN" not in os.environ:
+        sys.exit('usage: DSN="dbname=app" python postgres_fencing.py ID    (a, b or c, as in cluster.toml)')
     main(sys.argv[1])

@@ -9,6 +9,7 @@ When one ends, and the server starts another in its place, that one takes over i
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -72,3 +73,6 @@ async def home(request: Request) -> JSONResponse:
 
 
 app = Starlette(routes=[Route("/", home)], lifespan=lifespan)
+
+if __name__ == "__main__":
+    sys.exit("usage: uvicorn prefork_service:app --workers 3")

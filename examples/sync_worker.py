@@ -11,6 +11,8 @@ import time
 
 from electorate import sync
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python sync_worker.py ID    (a, b or c, as in cluster.toml)")
 ME = sys.argv[1]
 
 

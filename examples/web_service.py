@@ -24,6 +24,8 @@ from starlette.routing import Route
 
 from electorate import Leadership, Node
 
+if len(sys.argv) != 2 or "PORT" not in os.environ:
+    sys.exit("usage: PORT=8000 python web_service.py ID    (a, b or c, as in cluster.toml)")
 ME = sys.argv[1]
 PORT = int(os.environ["PORT"])
 

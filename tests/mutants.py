@@ -75,6 +75,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "web": ("web_fitness", "web_limits", "web_commands", "web_events", "web_metrics", "web_questions"),
     "cli": ("guardian",),
     "cli/client.py": ("runtime_names",),
+    "cli/examine.py": ("cli_config",),
     "cli/node.py": ("runtime_names",),
     "cli/process.py": ("cluster_up",),
     "cli/run.py": ("guardian", "privileges"),

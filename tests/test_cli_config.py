@@ -279,9 +279,16 @@ def test_check_looks_at_ports_and_the_directory(tmp_path: Path, write: Callable[
         os.close(held)
         assert runs.startswith(f"data directory data is in use by process {os.getpid()}: ")
     (tmp_path / "file").touch()
-    assert troubles(tmp_path, "--data", "file/data") == [
-        f"data directory file/data cannot be used: {tmp_path}/file cannot be written"
+    for data, there in (("file/data", f"{tmp_path}/file"), ("file", "file")):
+        assert troubles(tmp_path, "--data", data) == [
+            f"data directory {data} cannot be used: {there} is a file; name a directory with --data"
+        ]
+    assert troubles(tmp_path, "--data", "/proc/electorate/a") == [
+        "data directory /proc/electorate/a cannot be made in /proc (No such file or directory): mend that, or"
+        " give the node another"
     ]
+    assert troubles(tmp_path, "--data", "data") == []
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["lock"]
     path = tmp_path / "cluster.toml"
     path.write_text("insecure = true\n" + path.read_text().replace('"127.0.0.1', '"192.0.2.1', 1))
     [elsewhere] = troubles(tmp_path)

@@ -340,12 +340,21 @@ def test_nobody_there(tmp_path: Path) -> None:
 
 
 def test_wrong_use(tmp_path: Path) -> None:
+    (tmp_path / "cluster.toml").write_text('cluster = "one"\n[nodes.a]\naddress = "127.0.0.1:0"\n')
     for words, says in (
         (("status",), "say which node"),
         (("leader", "--url", "localhost:80"), "--url localhost:80 is not a URL"),
         (("resign", "--url", "http://x", "--token-file", "none"), "--token-file none: No such file"),
         (("status", "--config", "none.toml", "--id", "a"), "none.toml"),
         (("freeze", "-1"), "-1 is less than 0: say a number from 0 on; see `"),
+        (("status", "--config", "cluster.toml", "--id", "z"), "node 'z' is not in cluster.toml; it has a"),
+        (("sim", "rafft"), "algorithm 'rafft' is not one of bully, ring, raft, "),
+        (("up", "--algorithm", "rafft"), "there is no algorithm 'rafft'; did you mean 'raft'?"),
+        (("up", "--for", "nan"), "--for nan is no time to elect anybody"),
+        (
+            ("run", "--config", "cluster.toml", "--id", "a", "--election", "", "--", "true"),
+            "the name of an el",
+        ),
         (("freeze", "nan"), "seconds nan: say a number of seconds from 0 to 315360000"),
         (("resign", "--seconds", "-5"), "--seconds -5: say a number of seconds from 0 to 315360000"),
         (("status", "--timeout", "-1"), "--timeout -1: say a number of seconds from 0.001 to"),

@@ -118,6 +118,21 @@ def fail_over(example: Trio, polite_code: int) -> list[str]:
     return [first, second]
 
 
+@pytest.mark.parametrize(
+    "example", sorted(path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".sh"))
+)
+def test_an_example_that_is_started_without_what_it_needs_says_how(example: str, tmp_path: Path) -> None:
+    command = ("sh", str(EXAMPLES / example)) if example.endswith(".sh") else python(example)
+    bare = {name: word for name, word in os.environ.items() if name not in ("PORT", "DSN", "ELECTORATE_TERM")}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=bare, capture_output=True, text=True, timeout=BOUND, check=False
+    )
+    assert done.returncode and not done.stdout
+    [line] = done.stderr.splitlines()
+    assert re.search(f"usage: .*{Path(example).stem}", line)
+    assert not list(tmp_path.iterdir())
+
+
 def python(name: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, str(EXAMPLES / name), *arguments)
 

@@ -37,7 +37,8 @@ def content(at: Path) -> dict[str, bytes]:
 
 def test_a_node_starts_with_what_it_says(made: Path, tmp_path: Path) -> None:
     code, said = certs(made, "issue", "b")
-    assert code == 0
+    assert code == 0 and said.startswith("Made certs/b.pem and certs/b.key, valid for 825 days.\n")
+    assert "valid for 1 day." in certs(made, "issue", "short", "--days", "1")[1]
     table = said[said.index("[tls]") :]
     nodes = "".join(
         f'[nodes."{id}"]\naddress = "127.0.0.1:{n}"\n' for n, id in ((7400, "a"), (7401, "nød 1"))
@@ -63,6 +64,7 @@ def test_keys_are_for_their_owner_alone(made: Path) -> None:
         (("issue", "ca", "--force"), "'ca' is what the files of the authority are called"),
         (("issue", "../x"), "'../x' is no id of a node"),
         (("issue", "x", "--days", "0"), "a certificate is valid for 1 to"),
+        (("init", "--cluster", "x", "--dir", "certs/ca.pem"), "there is a file in its place; name another"),
         (("issue", "x", "--days", "9999999"), "a certificate is valid for 1 to"),
         (("issue", "x", "--dir", "nowhere"), "certs init --dir nowhere` makes an authority"),
         (("init", "--cluster", "demo", "--dir", "certs/a.pem/x"), "cannot be made: Not a directory"),

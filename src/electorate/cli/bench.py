@@ -13,7 +13,7 @@ import typer
 from electorate.cli.cluster import Cluster, Outage, Stuck, run
 from electorate.cli.plan import Plan, plan
 from electorate.cli.process import Agreed
-from electorate.errors import UserError
+from electorate.errors import UserError, hint
 
 app = typer.Typer(help="Measure elections of real processes.", no_args_is_help=True, add_completion=False)
 
@@ -69,7 +69,7 @@ def failover(
     ended. All the while no two leases may overlap. Exits 1 if a trial failed or two did.
     """
     if fault not in FAULTS:
-        raise UserError(f"there is no fault '{fault}'; choose one of {', '.join(FAULTS)}")
+        raise UserError(f"there is no fault '{fault}'; {hint(fault, FAULTS, 'choose one of')}")
     if trials < 1:
         raise UserError(f"--trials {trials} measures nothing; ask for at least 1")
     if nodes < 3:

@@ -19,7 +19,7 @@ import typer
 from electorate.cli import witness
 from electorate.cli.bench import Summary, Trial, app, print_json, print_summary, print_trial, summarise
 from electorate.cli.plan import Plan, plan, reserved_ports
-from electorate.errors import UserError
+from electorate.errors import UserError, hint
 from electorate.runtime.clock import now
 from electorate.runtime.ward import relieve_all
 
@@ -180,7 +180,7 @@ def bench_run(
     command still ran. Exits 1 if two ran at once.
     """
     if fault not in FAULTS:
-        raise UserError(f"there is no fault '{fault}'; choose one of {', '.join(FAULTS)}")
+        raise UserError(f"there is no fault '{fault}'; {hint(fault, FAULTS, 'choose one of')}")
     chosen = plan(algorithm, 3, lease)
     report = print_json if json else print_trial
     with stage(chosen) as made:

@@ -52,7 +52,8 @@ def issue(
     """
     for id in ids:
         authority().issue_certificate(id, directory, days, force)
-        print(f"Made {directory}/{id}.pem and {directory}/{id}.key, valid for {days} days.")
+        lasting = f"{days} day{'' if days == 1 else 's'}"
+        print(f"Made {directory}/{id}.pem and {directory}/{id}.key, valid for {lasting}.")
     print("Give each node its own two files and ca.pem, and put this into the cluster file:")
     print("  [tls]")
     for key, name in (("ca", "ca.pem"), ("cert", "{id}.pem"), ("key", "{id}.key")):

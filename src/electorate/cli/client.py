@@ -28,6 +28,7 @@ from electorate.cli.invocation import elect
 from electorate.engines.url import shown
 from electorate.errors import UserError
 from electorate.runtime.config import configure
+from electorate.runtime.contact import explain
 from electorate.runtime.control import address
 from electorate.runtime.tls import no_password
 from electorate.runtime.wishes import LONGEST
@@ -187,9 +188,10 @@ class OverHttp:
                 hint = "; give it by --token-file" if error.code == 401 and not self.token else ""
                 raise Refused(reason(error) + hint) from None
         except (OSError, http.client.HTTPException) as error:
-            why = getattr(error, "reason", None) or str(error) or f"not in {self.timeout:g} s"
-            if isinstance(why, ssl.SSLCertVerificationError):
-                why = f"its certificate is not trusted ({why.verify_message}); --ca names who signed it"
+            cause = getattr(error, "reason", error)
+            why = explain(cause) if isinstance(cause, OSError) else str(cause)
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                why += "; --ca names who signed it"
             raise Unreachable(f"no node answers at {self.url}: {why}") from None
 
 
@@ -225,7 +227,10 @@ def node(
             raise UserError(f"--token-file {token_file}: {error.strerror}") from None
         return OverHttp(url, token, timeout, trust(*proofs) if any(proofs) else None)
     if data is None and config is not None and id is not None:
-        data = Path(f"electorate-{configure(config).cluster}-{id}")
+        cluster = configure(config)
+        if id not in cluster.nodes:
+            raise UserError(f"node '{id}' is not in {config}; it has {', '.join(cluster.nodes)}")
+        data = Path(f"electorate-{cluster.cluster}-{id}")
     if data is None:
         raise UserError("say which node: --data DIRECTORY, or --config FILE and --id NODE, or --url URL")
     return OnThisMachine(data, timeout)

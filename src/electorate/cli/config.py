@@ -14,7 +14,7 @@ from electorate.cli.invocation import elect
 from electorate.cli.plan import ALGORITHMS, MOST_NODES
 from electorate.cli.serve import DataOption
 from electorate.core.model import Membership, QuorumRule
-from electorate.errors import UserError
+from electorate.errors import UserError, hint
 from electorate.runtime.config import Config, configure, is_loopback
 from electorate.runtime.directory import doubt
 
@@ -61,7 +61,9 @@ def init(
 ) -> None:
     """Write a cluster file that works on this machine, with a comment for what to change."""
     if algorithm not in ALGORITHMS:
-        raise UserError(f"there is no algorithm '{algorithm}'; choose one of {', '.join(ALGORITHMS)}")
+        raise UserError(
+            f"there is no algorithm '{algorithm}'; {hint(algorithm, ALGORITHMS, 'choose one of')}"
+        )
     if not 1 <= nodes <= MOST_NODES:
         raise UserError(f"--nodes {nodes}: a file to begin with has 1 to {MOST_NODES} nodes")
     names = [chr(ord("a") + number) for number in range(nodes)]

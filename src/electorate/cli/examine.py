@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,7 +18,7 @@ from electorate.runtime.config import Config
 from electorate.runtime.directory import inspect
 from electorate.runtime.names import bound, hindrance, stands_for
 from electorate.runtime.secret import Secret
-from electorate.runtime.store import lock
+from electorate.runtime.store import lock, standing, unfit
 from electorate.web import token
 
 SOON = 30 * 86400
@@ -109,13 +110,15 @@ def http_certificate_end(config: Config, id: str) -> float | None:
 
 def look_at_directory(data: Path) -> None:
     """Raises `UserError` if it is in use, or cannot be used."""
-    there = next(path for path in (data, *data.absolute().parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        raise UserError(f"data directory {data} cannot be used: {there} cannot be written")
-    if there == data:
-        inspect(data)
-    if (data / "lock").exists():
-        os.close(lock(data))
+    try:
+        if data.is_dir():
+            inspect(data)
+        if (data / "lock").exists():
+            os.close(lock(data))
+        with tempfile.TemporaryDirectory(prefix=".electorate-", dir=standing(data)):
+            pass  # as a user that may do all, one sees only so what cannot be written
+    except OSError as error:
+        raise UserError(unfit(data, error)) from None
 
 
 def taken_ports(config: Config, id: str) -> Iterator[str]:

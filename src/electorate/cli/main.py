@@ -54,7 +54,7 @@ def one_sentence() -> Iterator[None]:
         yield
     except UsageError as raised:
         error: Any = raised
-        complaint = error.format_message().rstrip(".")
+        complaint = error.format_message().rstrip(".").replace("Value error, ", "")
         if not complaint or "\n" in complaint:  # nothing was typed, and help is shown
             raise
         if negative := re.search("No such option: (-[0-9].*)", complaint):

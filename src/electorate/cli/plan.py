@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import msgspec
 
-from electorate.errors import UserError
+from electorate.errors import UserError, hint
 
 CLUSTER = "up"
 ELECTION = "main"
@@ -70,9 +70,11 @@ def plan(
 ) -> Plan:
     """The plan that a user's options ask for. Raises UserError if they make no sense."""
     if algorithm not in ALGORITHMS:
-        raise UserError(f"there is no algorithm '{algorithm}'; choose one of {', '.join(ALGORITHMS)}")
+        raise UserError(
+            f"there is no algorithm '{algorithm}'; {hint(algorithm, ALGORITHMS, 'choose one of')}"
+        )
     if quorum not in QUORUMS:
-        raise UserError(f"there is no quorum '{quorum}' here; choose one of {', '.join(QUORUMS)}")
+        raise UserError(f"there is no quorum '{quorum}' here; {hint(quorum, QUORUMS, 'choose one of')}")
     if not 2 <= nodes <= MOST_NODES:
         raise UserError(f"--nodes {nodes} makes no election; a local cluster has 2 to {MOST_NODES} nodes")
     lease = lease if lease is not None else Plan().lease

@@ -102,7 +102,7 @@ def run(
     owner = user_of(user, group)
     environment = surroundings(os.environ, keep_env or ())
     cluster, directory = prepare(config, id, data, log_format, log_level)
-    chosen = election or cluster.elections[0]
+    chosen = cluster.elections[0] if election is None else election
     with runner() as loop:
         host = Host(
             cluster,

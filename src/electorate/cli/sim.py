@@ -15,7 +15,7 @@ from electorate.check.flaws import flawed
 from electorate.cli.colour import say
 from electorate.cli.invocation import elect
 from electorate.core.model import Beat, QuorumRule, Support
-from electorate.errors import UserError
+from electorate.errors import UserError, meant
 from electorate.sim.faults import GAPS
 from electorate.sim.run import Outcome, storm, summary
 from electorate.sim.scenario import Play, load, shipped
@@ -86,7 +86,9 @@ def sim(
         ("--ring", ring, ("", *RINGS)),
     ):
         if word not in words:
-            raise UserError(f"{what} '{word}' is not one of {', '.join(filter(None, words))}")
+            near = meant(word, words)
+            question = f"; did you mean '{near}'?" if near else ""
+            raise UserError(f"{what} '{word}' is not one of {', '.join(filter(None, words))}{question}")
     if replay:
         return play_schedule(replay, as_json)
     if scenario:

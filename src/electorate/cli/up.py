@@ -34,7 +34,7 @@ def up(
     On a terminal, type what should befall the nodes: kill a, stop a, cont a, restart a, term a, transfer b,
     quit. With --for it exits 0 if there is an agreed leader at the end, and 1 if not.
     """
-    if for_ is not None and for_ <= 0:
+    if for_ is not None and not for_ > 0:
         raise UserError(f"--for {for_:g} is no time to elect anybody; give it seconds, such as --for 5")
     chosen = plan(algorithm, nodes, lease, beat, quorum)
     if not tour:

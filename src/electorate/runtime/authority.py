@@ -101,6 +101,8 @@ def make_authority(cluster: str, directory: Path, days: int) -> None:
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"--dir {directory}: there is a file in its place; name another directory") from None
     except OSError as error:
         raise UserError(f"--dir {directory} cannot be made: {error.strerror}") from None
     key = ec.generate_private_key(ec.SECP256R1())

@@ -173,7 +173,7 @@ class Answering:
                 return await self.command(asked, who)
 
     def existing(self, election: str | None) -> str:
-        name = election or self.host.config.elections[0]
+        name = self.host.config.elections[0] if election is None else election
         if complaint := no_election(self.host, name):
             raise ValueError(complaint)
         return name
@@ -193,7 +193,7 @@ class Answering:
         """Obey, and write down who wished what, and what came of it."""
         if asked.ask == "transfer" and asked.to is None:
             raise ValueError("say to whom")
-        election = asked.election or self.host.config.elections[0]
+        election = self.host.config.elections[0] if asked.election is None else asked.election
         to = asked.to if asked.ask == "transfer" else None
         wish = Wish(election, to, asked.force, asked.seconds)
         freezes = asked.ask == "freeze"

@@ -139,10 +139,7 @@ class Store:
             make(directory)
             self.lock = lock(directory)
         except OSError as error:
-            raise UserError(
-                f"data directory {directory} cannot be used ({error.strerror}): mend that, or give the"
-                " node another"
-            ) from None
+            raise UserError(unfit(directory, error)) from None
         with self.opening(node):
             self.open(cluster, node)
 
@@ -549,6 +546,22 @@ def sealed(marks: Mapping[Key, int]) -> int:
 def digest(table: str, row: Row) -> int:
     """64 bits that tell this row from what a disk may make of it."""
     return int.from_bytes(blake2b(repr((table, *row)).encode(), digest_size=8).digest(), signed=True)
+
+
+def standing(directory: Path) -> Path:
+    """What is there of it: itself, or the nearest of its parents."""
+    return next(path for path in (directory, *directory.absolute().parents) if os.access(path, os.F_OK))
+
+
+def unfit(directory: Path, error: OSError) -> str:
+    """Why a directory cannot be made or entered, and what to do."""
+    there = standing(directory)
+    if not there.is_dir():
+        return f"data directory {directory} cannot be used: {there} is a file; name a directory with --data"
+    how = "used" if there == directory else f"made in {there}"
+    return (
+        f"data directory {directory} cannot be {how} ({error.strerror}): mend that, or give the node another"
+    )
 
 
 def remedy(error: BaseException, node: NodeId) -> str:

@@ -20,7 +20,7 @@ from electorate.cli.torture.fabric import fabric
 from electorate.cli.torture.referee import History, Violation, availability, failovers, judge
 from electorate.cli.torture.report import report
 from electorate.cli.torture.schedule import Schedule, compose, read
-from electorate.errors import UserError
+from electorate.errors import UserError, hint
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +74,9 @@ def torture(
 
 def plan(algorithm: str, nodes: int, minutes: float, elections: int, seed: int | None) -> Schedule:
     if algorithm not in ALGORITHMS:
-        raise UserError(f"there is no algorithm '{algorithm}'; choose one of {', '.join(ALGORITHMS)}")
+        raise UserError(
+            f"there is no algorithm '{algorithm}'; {hint(algorithm, ALGORITHMS, 'choose one of')}"
+        )
     if not 3 <= nodes <= MOST_NODES:
         raise UserError(f"--nodes {nodes} cannot be tortured; choose 3 to {MOST_NODES}")
     if minutes <= 0 or elections < 1:
