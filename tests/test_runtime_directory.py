@@ -7,7 +7,9 @@ import errno
 import logging
 import os
 import socket
+import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
@@ -21,7 +23,9 @@ from electorate.runtime.directory import DOUBTS, FILES, doubt, kind_in, kind_of_
 from electorate.runtime.store import Store
 from tests.runtime_hosts import cluster, in_loop
 from tests.test_cli_config import elect
+from tests.test_runtime_faults import UNPRIVILEGED
 
+CHECK = (sys.executable, "-m", "electorate.cli.main", "config", "check")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
 
@@ -173,6 +177,33 @@ def test_config_check_looks_at_it(tmp_path: Path) -> None:
     (tmp_path / "data").chmod(0o777)
     code, _, complaint = elect(tmp_path, "check", "cluster.toml", "--id", "a", "--data", "data")
     assert code == 2 and "chmod go-w data" in complaint
+
+
+def test_what_cannot_be_seen_or_written_is_one_sentence(tmp_path: Path) -> None:
+    elect(tmp_path, "init")
+    (tmp_path / "shut").mkdir()
+    (tmp_path / "data").mkdir(mode=0o700)
+    (tmp_path / "data" / "lock").touch(0o400)
+    (tmp_path / "shut").chmod(0)
+    for data, why in (
+        ("shut/data", f"cannot be used: {tmp_path}/shut cannot be written"),
+        ("data", "cannot be used (Permission denied): mend that, or give the node another"),
+    ):
+        check = [*UNPRIVILEGED[:3], *CHECK, str(tmp_path / "cluster.toml"), "--id", "a", "--data", data]
+        done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert f"elect: data directory {data} {why}" in done.stderr.splitlines()
+    (tmp_path / "shut").chmod(0o700)
+
+
+def test_what_is_made_on_the_way_is_not_for_others_to_change(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        Store(tmp_path / "made" / "on the way" / "a", "demo", "a").close()
+    finally:
+        os.umask(before)
+    ways = tmp_path / "made", tmp_path / "made" / "on the way", tmp_path / "made" / "on the way" / "a"
+    assert [stat.S_IMODE(way.stat().st_mode) for way in ways] == [0o755, 0o755, 0o700]
 
 
 # --- the disk -------------------------------------------------------------------------------------------

@@ -262,7 +262,9 @@ def test_nobody_else_may_read_it(tmp_path: Path) -> None:
 def test_a_directory_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match="cannot be used: .*file is a file; name a directory with --data"):
+        with pytest.raises(
+            UserError, match=r"cannot be used: .*file is a file; name a directory with --data"
+        ):
             store(path)
 
 

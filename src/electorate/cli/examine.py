@@ -15,10 +15,10 @@ from electorate.errors import InUse, UserError
 from electorate.extras import install
 from electorate.runtime.certificates import Certificates
 from electorate.runtime.config import Config
-from electorate.runtime.directory import inspect
+from electorate.runtime.directory import inspect, nearest, usable
 from electorate.runtime.names import bound, hindrance, stands_for
 from electorate.runtime.secret import Secret
-from electorate.runtime.store import lock, standing, unfit
+from electorate.runtime.store import lock
 from electorate.web import token
 
 SOON = 30 * 86400
@@ -110,15 +110,13 @@ def http_certificate_end(config: Config, id: str) -> float | None:
 
 def look_at_directory(data: Path) -> None:
     """Raises `UserError` if it is in use, or cannot be used."""
-    try:
+    with usable(data):
         if data.is_dir():
             inspect(data)
         if (data / "lock").exists():
             os.close(lock(data))
-        with tempfile.TemporaryDirectory(prefix=".electorate-", dir=standing(data)):
+        with tempfile.TemporaryDirectory(prefix=".electorate-", dir=nearest(data)):
             pass  # as a user that may do all, one sees only so what cannot be written
-    except OSError as error:
-        raise UserError(unfit(data, error)) from None
 
 
 def taken_ports(config: Config, id: str) -> Iterator[str]:

@@ -16,6 +16,9 @@ import pwd
 import re
 import shlex
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 from electorate.errors import UserError
@@ -40,13 +43,41 @@ DOUBTS = {
 """What is to be feared of a file system, by its kind."""
 
 
+@contextmanager
+def usable(directory: Path) -> Iterator[None]:
+    """Where the system does not allow something, say of which directory, and what to do. Raises `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        there = nearest(directory)
+        if not there.is_dir():
+            raise UserError(
+                f"data directory {directory} cannot be used: {there} is a file; name a directory with --data"
+            ) from None
+        how = "used" if there == directory else f"made in {there}"
+        raise UserError(
+            f"data directory {directory} cannot be {how} ({error.strerror}): mend that, or give the node"
+            " another"
+        ) from None
+
+
 def make(directory: Path) -> None:
     """See to it that it is there, also after a power failure, and ours. Raises `UserError` or `OSError`."""
-    new = [path for path in (directory, *directory.absolute().parents) if not path.exists()]
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in reversed(new):
-        sync(path.absolute().parent)
+    for path in reversed(missing(directory)):
+        path.mkdir(mode=0o700 if path == directory.absolute() else 0o755, exist_ok=True)
+        sync(path.parent)
     inspect(directory)
+
+
+def missing(directory: Path) -> list[Path]:
+    """It, and those that it is to be in, as far as they are not there, or cannot be seen."""
+    way = (directory.absolute(), *directory.absolute().parents)
+    return list(takewhile(lambda path: not os.path.exists(path), way))  # noqa: PTH110 (raises for some)
+
+
+def nearest(directory: Path) -> Path:
+    """It, or the one that is there and nearest to it."""
+    return gone[-1].parent if (gone := missing(directory)) else directory
 
 
 def inspect(directory: Path) -> None:
@@ -127,9 +158,8 @@ def sync(directory: Path) -> None:
 
 def doubt(directory: Path) -> str | None:
     """What may be lost there, by the kind of its file system; None where that cannot be told (no Linux)."""
-    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     try:
-        kind = kind_of_mount(there)
+        kind = kind_of_mount(nearest(directory))
     except OSError:
         return None
     return f"data directory {directory} {DOUBTS[kind].format(kind=kind)}" if kind in DOUBTS else None

@@ -45,7 +45,7 @@ from electorate.core.identity import Rejoin, Start
 from electorate.core.model import Forget, Gone, NodeId, Promise, Record
 from electorate.errors import InUse, UserError
 from electorate.runtime.clock import now
-from electorate.runtime.directory import STORE, make, opened, sync
+from electorate.runtime.directory import STORE, make, opened, sync, usable
 from electorate.version import __version__
 
 T = TypeVar("T")
@@ -135,11 +135,9 @@ class Store:
         """Digests of rows whose write has failed, 0 of those to be dropped: it may be so all the same."""
         self.doubtful = False
         """A write has failed since the file was read."""
-        try:
+        with usable(directory):
             make(directory)
             self.lock = lock(directory)
-        except OSError as error:
-            raise UserError(unfit(directory, error)) from None
         with self.opening(node):
             self.open(cluster, node)
 
@@ -546,22 +544,6 @@ def sealed(marks: Mapping[Key, int]) -> int:
 def digest(table: str, row: Row) -> int:
     """64 bits that tell this row from what a disk may make of it."""
     return int.from_bytes(blake2b(repr((table, *row)).encode(), digest_size=8).digest(), signed=True)
-
-
-def standing(directory: Path) -> Path:
-    """What is there of it: itself, or the nearest of its parents."""
-    return next(path for path in (directory, *directory.absolute().parents) if os.access(path, os.F_OK))
-
-
-def unfit(directory: Path, error: OSError) -> str:
-    """Why a directory cannot be made or entered, and what to do."""
-    there = standing(directory)
-    if not there.is_dir():
-        return f"data directory {directory} cannot be used: {there} is a file; name a directory with --data"
-    how = "used" if there == directory else f"made in {there}"
-    return (
-        f"data directory {directory} cannot be {how} ({error.strerror}): mend that, or give the node another"
-    )
 
 
 def remedy(error: BaseException, node: NodeId) -> str:
