@@ -43,6 +43,9 @@ class Host:
         self.proofs: list[Future[None]] = []
         self.observers: dict[Any, Any] = {}
 
+    def knows(self, election: str) -> bool:
+        return election in self.config.elections
+
     def submit(self, call: object) -> Future[None]:
         self.proofs.append(Future())
         return self.proofs[-1]

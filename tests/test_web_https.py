@@ -309,7 +309,7 @@ async def test_elect_asks_and_commands_over_https(tmp_path: Path, authority: Aut
         code, output, complaint = await elect(tmp_path, "status", "--url", url)
         assert (code, output) == (3, "")
         assert complaint == (
-            f"elect: no node answers at {url}: its certificate is not trusted (unable to get local issuer"
+            f"elect: no node answers at {url}: its certificate is not to be trusted (unable to get local issuer"
             " certificate); --ca names who signed it\n"
         )
 

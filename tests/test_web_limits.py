@@ -11,13 +11,16 @@ import struct
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
+import httpx
 import pytest
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from electorate.errors import UserError
 from electorate.web import app, server
 from electorate.web.pace import Unhurried, at_leisure
 from electorate.web.rooms import Room
@@ -378,17 +381,46 @@ async def test_what_is_in_answers_is_not_to_be_kept_or_guessed_at(tmp_path: Path
 
 
 @in_loop
-async def test_http_that_has_failed_refuses_and_keeps_nobody_waiting(
+async def test_http_that_cannot_begin_keeps_a_node_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it imports late, in its thread, for instance."""
+    monkeypatch.setattr(server, "application", fail)
+    with pytest.raises(UserError, match=r"node a cannot serve HTTP: .*Too many open files"):
+        async with web_cluster(tmp_path, "a"):
+            """It does not come so far."""
+
+
+def fail(*_: object) -> NoReturn:
+    raise OSError(24, "Too many open files")
+
+
+def fail_once(selector: Unhurried, timeout: float | None = None) -> list[Any]:
+    """Whatever the loop of HTTP waits for."""
+    Unhurried.select = select  # type: ignore[method-assign]
+    fail()
+
+
+select = Unhurried.select
+
+
+@in_loop
+async def test_http_that_has_failed_refuses_and_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(24, "Too many open files")
-
-    monkeypatch.setattr(server, "application", fail)
     async with web_cluster(tmp_path, "a") as cluster:
-        await until(lambda: "HTTP has failed" in caplog.text)
-        await until(lambda: refuses(cluster.http["a"]))
-        assert (await cluster.agreed()).id == "a", "the node itself goes on"
+        assert (await cluster.get("a", "/leader")).status_code in (200, 503)
+        with monkeypatch.context() as broken:
+            broken.setattr(server, "application", fail)
+            broken.setattr(Unhurried, "select", fail_once)
+            with suppress(httpx.HTTPError):
+                await cluster.get("a", "/leader")
+            await until(lambda: "HTTP has failed" in caplog.text)
+            await until(lambda: refuses(cluster.http["a"]))
+            assert (await cluster.agreed()).id == "a", "the node itself goes on"
+        await until(lambda: "HTTP is served again" in caplog.text)
+        assert (await cluster.get("a", "/leader")).status_code == 200
+        assert caplog.text.count("HTTP has failed") == 1
 
 
 def refuses(port: int) -> bool:

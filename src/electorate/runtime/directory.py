@@ -45,7 +45,7 @@ DOUBTS = {
 
 @contextmanager
 def usable(directory: Path) -> Iterator[None]:
-    """Where the system does not allow something, say of which directory, and what to do. Raises `UserError`."""
+    """What the system does not allow is said of this directory, with what to do. Raises `UserError`."""
     try:
         yield
     except OSError as error:

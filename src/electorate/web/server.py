@@ -45,6 +45,8 @@ PARTING = 1.0
 """Seconds for answers to end when the node stops."""
 LEFT = 2.0
 """Seconds after that, when the node no longer waits for HTTP to end."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds until HTTP that has failed begins anew, at first and at most."""
 
 
 @asynccontextmanager
@@ -59,13 +61,13 @@ async def serve(host: Host) -> AsyncIterator[None]:
         log.error("%s has ended, and clients refuse it: put a new one in its place", certificate.cert)
     listeners = await claim_address(host)
     host.config = host.config.serving(host.id, listeners[0].getsockname()[1])
-    host.sockets.update(listeners)
     server = Server(host, listeners, certificate, log)
-    server.thread.start()
+    await server.start()
+    keeping = asyncio.create_task(server.keep())
     try:
         yield
     finally:
-        host.sockets.difference_update(listeners)
+        keeping.cancel()
         await server.stop()
 
 
@@ -96,16 +98,68 @@ class Server:
         self.certificate = certificate
         self.log = log
         self.unshaken = Sparing()
-        self.loop = asyncio.SelectorEventLoop(Unhurried())
-        self.events = Events(host, self.loop)
-        self.commands = Commands(host)
+
+    async def start(self) -> None:
+        """Returns once calls are taken, so that nothing is left to be imported later. Raises `UserError`."""
+        try:
+            self.loop = asyncio.SelectorEventLoop(Unhurried())
+        except OSError as error:
+            self.refuse()
+            raise self.hindered(error) from None
+        self.events = Events(self.host, self.loop)
+        self.commands = Commands(self.host)
         self.stopping = asyncio.Event()
-        self.ended: asyncio.Future[None] = host.loop.create_future()
-        self.thread = threading.Thread(target=self.run, name=f"electorate-{host.id}-http", daemon=True)
+        self.opened: asyncio.Future[Any] = self.host.loop.create_future()
+        self.ended: asyncio.Future[Any] = self.host.loop.create_future()
+        self.host.sockets.update(self.listeners)
+        threading.Thread(target=self.run, name=f"electorate-{self.host.id}-http", daemon=True).start()
+        try:
+            await asyncio.wait({self.opened, self.ended}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self.stop()
+            raise
+        if not self.opened.done():
+            self.leave()
+            raise self.hindered(self.ended.result())
+
+    def hindered(self, error: Exception | None) -> UserError:
+        self.log.debug("HTTP cannot begin", exc_info=error)
+        return UserError(f"node {self.host.id} cannot serve HTTP: {type(error).__name__}: {error}")
+
+    def refuse(self) -> None:
+        """Who calls need not wait for an answer."""
+        for listener in self.listeners:
+            listener.close()
+
+    async def keep(self) -> None:
+        """When it fails, say so and begin anew, however often that is tried."""
+        pause = FIRST_PAUSE
+        while True:
+            begun = self.host.loop.time()
+            error = await asyncio.shield(self.ended)
+            self.leave()
+            self.log.error("HTTP has failed: nobody is answered until it begins anew", exc_info=error)
+            if self.host.loop.time() - begun > 10 * LONGEST_PAUSE:
+                pause = FIRST_PAUSE
+            again = False
+            while not again:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                with suppress(UserError):
+                    self.listeners = await claim_address(self.host)
+                    await self.start()
+                    again = True
+            self.log.warning("HTTP is served again")
+
+    def leave(self) -> None:
+        """The node has no more to do with it."""
+        self.host.sockets.difference_update(self.listeners)
+        if not self.commands.stopping.done():
+            self.events.leave()
+            self.commands.stop()
 
     async def stop(self) -> None:
-        self.events.leave()
-        self.commands.stop()
+        self.leave()
         with suppress(RuntimeError):  # it has ended
             self.loop.call_soon_threadsafe(self.stopping.set)
         ended, _ = await asyncio.wait([self.ended], timeout=PARTING + LEFT)
@@ -115,16 +169,18 @@ class Server:
     # --- in the thread of HTTP ----------------------------------------------------------------------
 
     def run(self) -> None:
+        failure = None
         try:
             with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
                 runner.run(self.serve())
-        except Exception:
-            self.log.exception("HTTP has failed: this node can be asked no more")
-            for listener in self.listeners:
-                listener.close()  # who calls is refused, and need not wait for an answer
-        finally:
-            with suppress(RuntimeError):  # nobody waits any more
-                self.host.loop.call_soon_threadsafe(self.ended.set_result, None)
+        except Exception as error:
+            failure = error
+            self.refuse()
+        self.tell(self.ended, failure)
+
+    def tell(self, future: asyncio.Future[Any], result: object) -> None:
+        with suppress(RuntimeError):  # nobody waits any more
+            self.host.loop.call_soon_threadsafe(future.set_result, result)
 
     async def serve(self) -> None:
         api = Api(self.host, self.events, self.commands, self.certificate)
@@ -155,10 +211,13 @@ class Server:
 
         door = Door(self.loop, self.listeners, welcome, self.log, Counter())
         door.open()
-        await self.stopping.wait()
-        api.close()
-        door.close()
-        await part(state)
+        self.tell(self.opened, None)
+        try:
+            await self.stopping.wait()
+        finally:
+            api.close()
+            door.close()
+            await part(state)
 
     async def arrive(self, protocol: asyncio.Protocol, connection: socket.socket) -> None:
         """Take a connection; with HTTPS, once hands are shaken."""
