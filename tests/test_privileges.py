@@ -213,6 +213,10 @@ def test_what_is_left_of_a_group_is_seen_and_a_zombie_is_nothing() -> None:
     finally:
         os.kill(sleeper, signal.SIGKILL)
     wait_for(lambda: not living(process.pid))
+    unreaped = subprocess.Popen(["true"], process_group=0)
+    os.waitid(os.P_PID, unreaped.pid, os.WEXITED | os.WNOWAIT)
+    assert not living(unreaped.pid)
+    unreaped.wait()
 
 
 # --- whose it is ------------------------------------------------------------------------------------

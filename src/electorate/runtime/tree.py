@@ -217,10 +217,10 @@ class Tree:
             except OSError as error:
                 self.refused[pid] = os.strerror(error.errno or 0)
         populated = self.populated
-        gone = self.reap()
+        gone = self.reap() and not populated
         for pid in self.ended:
             self.refused.pop(pid, None)
-        return gone and not populated
+        return gone
 
     def left(self) -> str:
         """What still is there, as far as I can see, and why."""
