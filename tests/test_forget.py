@@ -36,6 +36,7 @@ from electorate.core.node import ABSURD, LEAPS_EVERY, MUCH, Node
 from electorate.core.raft import RequestVote
 from electorate.core.ring import Token
 from electorate.core.zab import MAX_ROUND, PERSEVERANCE, Notification, State, Zab
+from electorate.sim.invariants import is_durable
 from electorate.sim.shapes import RINGS
 from electorate.sim.world import Plan, World
 from tests.table import E, Table
@@ -355,6 +356,17 @@ def test_who_rejoins_is_bound_by_the_floor_in_what_it_wants_already(
         assert node.elections[E].promise == Promise(E, 5, NOBODY)
     else:
         assert node.elections[E].promise == promises[E]
+
+
+def test_a_vote_that_was_forgotten_is_as_durable_as_one_that_is_known() -> None:
+    """Nobody else is voted for in its term, whether it is covered by the floor or was spoken of again since."""
+    floor = Promise(OTHERS, 19, NOBODY)
+    assert is_durable({OTHERS: floor}, E, 19, "b")
+    assert is_durable({OTHERS: floor, E: Promise(E, 19, NOBODY)}, E, 19, "b")
+    assert is_durable({OTHERS: floor, E: Promise(E, 19, "b")}, E, 19, "b")
+    assert not is_durable({OTHERS: floor, E: Promise(E, 19, "c")}, E, 19, "b")
+    assert not is_durable({OTHERS: floor, E: Promise(E, 19, None)}, E, 19, "b")
+    assert not is_durable({OTHERS: floor}, E, 20, "b")
 
 
 def test_a_leap_is_measured_from_what_is_in_the_store() -> None:

@@ -202,11 +202,11 @@ class Invariants:
 
 def is_durable(disk: Mapping[str, Promise], election: str, term: Term, claimant: NodeId) -> bool:
     """Whether this disk knows of the backing; if it was forgotten, nobody else is backed in a term up to the
-    floor."""
+    floor, or in that in which it was spoken of again."""
     if election not in disk:
         return term <= disk.get(OTHERS, Promise(OTHERS)).term
     promise = disk[election]
-    return promise.term > term or (promise.term, promise.backed) == (term, claimant)
+    return promise.term > term or (promise.term == term and promise.backed in (claimant, NOBODY))
 
 
 def waits_for_nothing(host: Host, election: Elector) -> str:
