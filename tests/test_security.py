@@ -11,6 +11,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,17 +24,18 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from electorate.errors import UserError
 from electorate.runtime import authority, certificates, private
 from electorate.runtime import host as host_module
+from electorate.runtime import link as link_module
 from electorate.runtime.certificates import Certificates
 from electorate.runtime.figures import Refusal
 from electorate.runtime.host import Host
 from electorate.runtime.link import Incoming
 from electorate.runtime.secret import Secret, new
-from electorate.runtime.tls import identity
+from electorate.runtime.tls import Credentials, identity, names
 from electorate.runtime.wire import PROTOCOL, Greeting, Said, frame
 from electorate.web import token
 from tests.runtime_hosts import Cluster, cluster, crash, in_loop, stranger, until
@@ -301,6 +303,281 @@ def test_unusable_certificates_are_said_at_the_start(
         Host(at.config(), "a", tmp_path / "a")
     assert "elect certs issue a" in str(error.value)
     assert not (tmp_path / "a").exists()
+
+
+# --- certificates that others have made -----------------------------------------------------------------
+
+
+def made(directory: Path, id: str, names: list[x509.GeneralName], purposes: tuple[Any, ...] = ()) -> None:
+    """A certificate that the authority signs for somebody with these names: ID.pem and ID.key."""
+    signer, key = authority.read_authority(directory)
+    own = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, id)])
+    builder = authority.certificate(subject, signer.subject, own, key, *authority.validity(10))
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    if purposes:
+        builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+    private.write(directory / f"{id}.key", authority.pem_of(own), 0o600, force=True)
+    private.write(directory / f"{id}.pem", authority.public(authority.sign(builder, key)), 0o644, force=True)
+
+
+def url(name: str) -> x509.GeneralName:
+    return x509.UniformResourceIdentifier(name)
+
+
+def host_name(name: str) -> x509.GeneralName:
+    return x509.DNSName(name)
+
+
+@pytest.mark.parametrize(
+    ("template", "subjects", "is_theirs"),
+    [
+        (None, [("URI", "electorate:demo/a")], True),
+        (None, [("URI", "electorate:other/a"), ("URI", "electorate:demo/a")], True),
+        (None, [("DNS", "a")], False),
+        ("{id}", [("DNS", "a")], True),
+        ("{id}", [("URI", "electorate:other/a"), ("DNS", "a")], False),
+        ("{id}", [("URI", "electorate:demo/b"), ("DNS", "a")], False),
+        ("{id}", [("URI", "electorate:demo/a"), ("DNS", "b")], True),
+        ("{id}.svc.example", [("DNS", "a.svc.example")], True),
+        ("{id}.svc.example", [("DNS", "a")], False),
+        ("{id}.svc.example", [("DNS", "*.svc.example")], False),
+        ("{id}.{cluster}.example", [("DNS", "a.demo.example"), ("DNS", "x")], True),
+        ("{id}.{cluster}.example", [("DNS", "a.other.example")], False),
+        (
+            "spiffe://example.org/ns/prod/{cluster}/{id}",
+            [("URI", "spiffe://example.org/ns/prod/demo/a")],
+            True,
+        ),
+        (
+            "spiffe://example.org/ns/prod/{cluster}/{id}",
+            [("URI", "spiffe://example.org/ns/prod/other/a")],
+            False,
+        ),
+        ("spiffe://example.org/{id}", [("DNS", "spiffe://example.org/a")], False),
+        ("spiffe://example.org/{id}", [], False),
+    ],
+)
+def test_whom_a_certificate_names(
+    template: str | None, subjects: list[tuple[str, str]], is_theirs: bool
+) -> None:
+    assert names({"subjectAltName": tuple(subjects)}, "demo", "a", template) == is_theirs
+
+
+@in_loop
+async def test_a_certificate_of_another_cluster_is_not_let_in_for_the_name_of_its_host(
+    tmp_path: Path, certs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for id in "ab":
+        made(certs, f"dns-{id}", [host_name(id)])
+    made(certs, "dns-c", [url("electorate:other/c"), host_name("c")])
+    settings = {"tls": {**tls(certs, "dns-{id}"), "name": "{id}"}}
+    config = Cluster(tmp_path, {"c": 1}, settings).config()
+    with pytest.raises(
+        UserError, match=r"names electorate:other/c, c, and not node 'c' of cluster 'demo' \(c\)"
+    ):
+        Host(config, "c", tmp_path / "c")
+    monkeypatch.setattr(Certificates, "prove", lambda *_: 0.0)
+    async with two_and_one(tmp_path, settings, {}) as at:
+        await until(lambda: complaints(at.hosts["a"], "not trusting c", "that of another node"))
+        assert is_alone(at)
+
+
+@in_loop
+async def test_the_names_of_a_platform_are_told_by_a_template(tmp_path: Path, certs: Path) -> None:
+    for id in "abc":
+        made(certs, f"spiffe-{id}", [url(f"spiffe://example.org/ns/prod/demo/{id}")])
+    name = "spiffe://example.org/ns/prod/{cluster}/{id}"
+    async with cluster(tmp_path, tls={**tls(certs, "spiffe-{id}"), "name": name}) as at:
+        await at.agreed()
+
+
+def test_a_template_says_where_the_id_stands(tmp_path: Path, certs: Path) -> None:
+    at = Cluster(tmp_path, {"a": 1}, {"tls": {**tls(certs), "name": "node.example"}})
+    with pytest.raises(UserError, match=r"tls\.name: 'node.example' would be every node"):
+        at.config()
+
+
+@pytest.mark.parametrize("purpose", [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+def test_what_is_for_servers_alone_is_refused_at_the_start(tmp_path: Path, certs: Path, purpose: Any) -> None:
+    """As public authorities issue it."""
+    made(certs, "server", [url("electorate:demo/a")], (purpose,))
+    at = Cluster(tmp_path, {"a": 1}, {"tls": tls(certs, "server")})
+    with pytest.raises(
+        UserError, match="a node is a server and a client, so its certificate must be for both"
+    ):
+        Host(at.config(), "a", tmp_path / "a")
+
+
+@in_loop
+async def test_an_authority_is_changed_while_the_nodes_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two authorities of one name: first all trust both, then all show what the new one has signed, then
+    nobody trusts the old one."""
+    monkeypatch.setattr(certificates, "LOOK", 0.05)
+    monkeypatch.setattr(link_module, "AGAIN", 0.05)
+    monkeypatch.setattr(host_module, "SPREAD", 0.1)
+    at_first, later, mine = tmp_path / "first", tmp_path / "later", tmp_path / "mine"
+    for place in (at_first, later):
+        authority.make_authority("demo", place, 10)
+        for id in "abc":
+            authority.issue_certificate(id, place, 10)
+    shutil.copytree(at_first, mine)
+    old, young = ((place / "ca.pem").read_text() for place in (at_first, later))
+
+    async def give(ca: str, place: Path | None = None) -> None:
+        before = [host.certificates.credentials for host in at.hosts.values() if host.certificates]
+        for id in "abc" if place else "":
+            for kind in ("key", "pem"):
+                assert place
+                (mine / f"{id}.{kind}.new").write_bytes((place / f"{id}.{kind}").read_bytes())
+                (mine / f"{id}.{kind}.new").chmod(0o600)
+            for kind in ("key", "pem"):
+                (mine / f"{id}.{kind}.new").replace(mine / f"{id}.{kind}")
+        private.write(mine / "ca.pem", ca.encode(), 0o644, force=True)
+        await until(
+            lambda: all(
+                host.certificates and host.certificates.credentials != shown and all_anew(host)
+                for host, shown in zip(at.hosts.values(), before, strict=True)
+            )
+        )
+
+    async with cluster(tmp_path / "data", tls=tls(mine)) as at:
+        await at.agreed()
+        with calm(at):
+            for both in (old + young, young + old):
+                await give(both)
+            await give(old + young, later)
+            for ca in (young + old, young):
+                await give(ca)
+        assert not sum(host.figures.refusals["certificate"] for host in at.hosts.values())
+
+
+def all_anew(host: Host) -> bool:
+    """All connections of this node, both ways, have been made with what it trusts and shows now."""
+    certificates = host.certificates
+    assert certificates
+    return all(
+        link.outgoing and link.outgoing.context is certificates.client for link in host.links.values()
+    ) and all(
+        peer in host.incoming and host.incoming[peer].context is certificates.server for peer in host.links
+    )
+
+
+@in_loop
+async def test_connections_are_made_anew_and_no_lease_is_lost_by_it(
+    tmp_path: Path, certs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred times, with ten beats in a lease and many elections: nobody notices."""
+    monkeypatch.setattr(link_module, "AGE", 0.1)
+    monkeypatch.setattr(link_module, "AGAIN", 0.02)
+    made = list[link_module.Outgoing]()
+    opened = link_module.Outgoing.connection_made
+
+    def count(self: link_module.Outgoing, transport: asyncio.BaseTransport) -> None:
+        made.append(self)
+        opened(self, transport)
+
+    elections = [f"shard-{number}" for number in range(20)]
+    async with cluster(tmp_path, tls=tls(certs), elections=["main", *elections]) as at:
+        leader = await at.agreed()
+        await until(lambda: all(link.connected for host in at.hosts.values() for link in host.links.values()))
+
+        def led() -> dict[tuple[str, str], tuple[str | None, int]]:
+            views = ((host.id, host.view(name)) for host in at.hosts.values() for name in elections)
+            return {(id, view.election): (view.leader, view.term) for id, view in views if view}
+
+        await until(
+            lambda: all(
+                (view := host.view(name)) and view.leader and at.hosts[view.leader].is_leader(name)
+                for host in at.hosts.values()
+                for name in elections
+            )
+        )
+        terms = led()
+        monkeypatch.setattr(link_module.Outgoing, "connection_made", count)
+        seen = len(at.events)
+        with calm(at):
+            await until(lambda: len(made) > 100)
+            assert leader.is_leader("main")
+        assert led() == terms
+        assert not [event for event in at.events[seen:] if event[1] == "peer"], "nobody was lost"
+        assert not any(host.figures.refusals for host in at.hosts.values())
+
+
+@pytest.mark.parametrize("whom", ["a leader", "a follower"])
+@in_loop
+async def test_who_is_revoked_is_cut_off_though_it_was_connected(
+    tmp_path: Path, certs: Path, monkeypatch: pytest.MonkeyPatch, whom: str
+) -> None:
+    """And the others go on."""
+    monkeypatch.setattr(certificates, "LOOK", 0.05)
+    monkeypatch.setattr(host_module, "SPREAD", 0.1)
+    mine = tmp_path / "mine"
+    shutil.copytree(certs, mine)
+    authority.issue_certificate("nobody", mine, 10)
+    authority.revoke_certificate("nobody", mine, 10)
+    settings: dict[str, Any] = {"tls": {**tls(mine), "crl": str(mine / "crl.pem")}}
+    async with cluster(tmp_path / "data", **settings) as at:
+        leader = await at.agreed()
+        cast_out = leader if whom == "a leader" else next(h for h in at.hosts.values() if h is not leader)
+        others = [host for host in at.hosts.values() if host is not cast_out]
+        term = leader.view("main").term  # type: ignore[union-attr]
+        authority.revoke_certificate(cast_out.id, mine, 10)
+        await until(
+            lambda: (
+                not cast_out.incoming
+                and not any(link.connected for link in cast_out.links.values())
+                and not any(
+                    host.links[cast_out.id].connected or cast_out.id in host.incoming for host in others
+                )
+            )
+        )
+        second = await at.agreed(*(host.id for host in others))
+        if whom == "a follower":
+            assert second is leader and leader.view("main").term == term  # type: ignore[union-attr]
+        assert any(complaints(host, f"not trusting {cast_out.id}", "revoked") for host in others)
+
+
+@in_loop
+async def test_a_connection_does_not_outlive_the_certificate_that_it_was_made_with(
+    tmp_path: Path, certs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "AGAIN", 0.1)
+    signer = authority.read_authority(certs)
+    end = datetime.now(UTC) + timedelta(seconds=4)
+    cert, key = signer.issue("demo", "c", end - timedelta(days=1), end)
+    private.write(certs / "short-c.pem", cert, 0o644, force=True)
+    private.write(certs / "short-c.key", key, 0o600, force=True)
+    async with two_and_one(tmp_path, {"tls": tls(certs)}, {"tls": tls(certs, "short-c")}) as at:
+        c = at.hosts["c"]
+        await until(
+            lambda: all(at.hosts[id].links["c"].connected and "c" in at.hosts[id].incoming for id in "ab")
+        )
+        assert datetime.now(UTC) < end
+        await until(lambda: is_alone(at))
+        assert datetime.now(UTC) >= end - timedelta(seconds=1)
+        assert complaints(at.hosts["a"], "not trusting c", "expired") and not c.is_leader("main")
+
+
+def test_a_session_is_not_resumed(certs: Path) -> None:
+    """By that an expired certificate would be welcome for hours."""
+    mine = Credentials(*(Path(path).read_text() for path in tls(certs, "a").values()))
+    server, client = (mine.context(side) for side in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT))
+    left, right = socket.socketpair()
+
+    def serve() -> None:
+        with server.wrap_socket(right, server_side=True) as accepted:
+            accepted.sendall(b"x")
+            accepted.recv(1)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with client.wrap_socket(left) as dialled:
+        assert dialled.recv(1) == b"x"
+        assert dialled.session is None or not dialled.session.has_ticket
+    thread.join()
 
 
 # --- the shared secret ------------------------------------------------------------------------------

@@ -40,6 +40,24 @@ def init(
 
 
 @app.command()
+def revoke(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The nodes, as in the cluster file.")],
+    directory: Directory = Path("certs"),
+    days: Annotated[int, typer.Option(help="For how long the list is valid; then nobody trusts.")] = 3650,
+) -> None:
+    """Put the certificates of these nodes, as they are in the directory, on the list of what is revoked.
+
+    A running node that has the list (`crl` in [tls]) reads it again within a second.
+    """
+    for id in ids:
+        authority().revoke_certificate(id, directory, days)
+        print(f"Revoked {directory}/{id}.pem.")
+    print("Give every node the list, and put this into the cluster file:")
+    print("  [tls]")
+    print(f'  crl = "{directory}/crl.pem"')
+
+
+@app.command()
 def issue(
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The nodes, as in the cluster file.")],
     directory: Directory = Path("certs"),

@@ -41,7 +41,7 @@ class Testimony(NamedTuple):
 
     start: tuple[int, int]
     """Of the life: the incarnation, and the number drawn for it."""
-    credentials: tuple[str, str, str] | None = None
+    credentials: tuple[str, str, str, str] | None = None
     """What the node trusts and shows (`tls.Credentials`), if it has certificates."""
 
 

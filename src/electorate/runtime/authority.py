@@ -125,6 +125,31 @@ def issue_certificate(id: str, directory: Path, days: int, force: bool = False) 
     write(directory / f"{id}.pem", cert, 0o644, force, otherwise)
 
 
+def revoke_certificate(id: str, directory: Path, days: int) -> None:
+    """Put the certificate of this node, as it is in the directory, on the list of the revoked, crl.pem."""
+    authority = read_authority(directory)
+    begin, end = validity(days)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(authority.certificate.subject)
+    builder = builder.last_update(begin).next_update(end)
+    theirs = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
+    builder = builder.add_extension(theirs, critical=False)
+    path, list = directory / f"{id}.pem", directory / "crl.pem"
+    try:
+        revoked = x509.load_pem_x509_certificate(path.read_bytes())
+        known = x509.load_pem_x509_crl(list.read_bytes()) if list.exists() else ()
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{path} and {list} must be what `elect certs` made") from None
+    for each in known:
+        if each.serial_number != revoked.serial_number:
+            builder = builder.add_revoked_certificate(each)
+    entry = x509.RevokedCertificateBuilder().serial_number(revoked.serial_number).revocation_date(begin)
+    builder = builder.add_revoked_certificate(entry.build())
+    made = builder.sign(authority.key, hashes.SHA256())
+    write(list, made.public_bytes(serialization.Encoding.PEM), 0o644, force=True)
+
+
 def validity(days: int) -> tuple[datetime, datetime]:
     """From an hour ago, because clocks differ."""
     if not 1 <= days <= LONGEST:

@@ -20,10 +20,20 @@ from electorate.errors import UserError
 from electorate.runtime import private
 from electorate.runtime.config import Config
 from electorate.runtime.secret import Secret
-from electorate.runtime.tls import Credentials, expiry, names
+from electorate.runtime.tls import Credentials, expiry, named, names
 
 LOOK = 1.0
 """Seconds between two looks at whether something has changed."""
+
+REMEDIES = {
+    3: "tls.crl must have a list of each authority in tls.ca: leave it out, or add what is missing",
+    12: "get a new list from its authority, or leave tls.crl out",
+    26: (
+        "a node is a server and a client, so its certificate must be for both (extendedKeyUsage), which those"
+        " of public authorities are not: take one of your own, as `elect certs issue` makes it"
+    ),
+}
+"""What to do about what OpenSSL finds (X509_V_ERR_…): no list, one that has ended, another purpose."""
 
 
 class Source(Protocol):
@@ -56,6 +66,7 @@ class Files:
         self.ca, self.cert, self.key = (
             config.path(name, node) for name in (config.tls.ca, config.tls.cert, config.tls.key)
         )
+        self.crl = config.path(config.tls.crl, node) if config.tls.crl else None
         self.named = str(self.cert)
         self.remedy = f"`elect certs issue {node} --force` makes one"
         self.distrust = "what signs it must be in the ca of the other"
@@ -63,24 +74,26 @@ class Files:
         self.making = f"`elect certs issue {node}` makes what is needed"
 
     def stamp(self) -> Hashable:
-        return tuple(stamp(path) for path in (self.ca, self.cert, self.key))
+        return tuple(stamp(path) for path in (self.ca, self.cert, self.key, self.crl) if path)
 
     def read(self) -> Credentials:
         try:
-            texts = self.ca.read_text(), self.cert.read_text()
+            ca, cert = self.ca.read_text(), self.cert.read_text()
+            crl = self.crl.read_text() if self.crl else ""
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read: {error.strerror}; {self.making}") from None
         except ValueError:
-            raise UserError(f"{self.ca} and {self.cert} are no certificates in PEM; {self.making}") from None
+            raise UserError(f"{self.ca} and {self.cert} must be certificates in PEM; {self.making}") from None
         key = private.read(self.key, "the key", f"; {self.making}")
-        credentials = Credentials(*texts, key.decode("ascii", "replace"))
+        credentials = Credentials(ca, cert, key.decode("ascii", "replace"), crl)
         try:
             credentials.context(ssl.PROTOCOL_TLS_SERVER)
         except (OSError, ValueError) as error:
             why = getattr(error, "reason", None) or str(error)
+            also = f" and {self.crl}" if self.crl else ""
             raise UserError(
-                f"{self.cert} and {self.key}, with {self.ca}, are no certificate that can be used ({why});"
-                f" {self.making}"
+                f"{self.cert} and {self.key}, with {self.ca}{also}, are no certificate that can be used"
+                f" ({why}); {self.making}"
             ) from None
         return credentials
 
@@ -95,11 +108,14 @@ class Certificates:
     def __init__(self, config: Config, node: NodeId, log: logging.Logger) -> None:
         self.log = log
         self.cluster, self.node = config.cluster, node
+        self.template = config.tls.name if config.tls else None
         self.source: Source = Files(config, node) if config.tls else Secret.of(config, node)
         self.seen = self.source.stamp()
         self.use(self.source.read())
-        self.changed: Callable[[], None] = lambda: None
-        """Is called when others are in use."""
+        self.complaint = ""
+        """What the log has told of last, until all is well."""
+        self.changed: Callable[[bool], None] = lambda trust: None
+        """Is called when others are in use, and told whether they trust others than before."""
 
     def use(self, credentials: Credentials) -> None:
         """Raises `UserError` if other nodes would refuse them."""
@@ -121,17 +137,21 @@ class Certificates:
                     side.do_handshake()
         except ssl.SSLError as error:
             why = getattr(error, "verify_message", "") or error.reason or str(error)
-            raise UserError(
-                f"{self.source.named} would be refused by other nodes: {why}; {self.source.remedy}"
-            ) from None
+            remedy = REMEDIES.get(getattr(error, "verify_code", 0), self.source.remedy)
+            raise UserError(f"{self.source.named} would be refused by other nodes: {why}; {remedy}") from None
         certificate: Mapping[str, Any] | None = dialler.getpeercert()
-        if not names(certificate, self.cluster, self.node):
-            named = ", ".join(name for _, name in (certificate or {}).get("subjectAltName", ())) or "nobody"
+        if not self.names(certificate, self.node):
+            said = ", ".join(name for _, name in (certificate or {}).get("subjectAltName", ())) or "nobody"
+            wanted = f" ({named(self.template, self.cluster, self.node)[1]})" if self.template else ""
             raise UserError(
-                f"{self.source.named} names {named}, and not node '{self.node}' of cluster '{self.cluster}';"
-                f" {self.source.remedy}"
+                f"{self.source.named} names {said}, and not node '{self.node}' of cluster"
+                f" '{self.cluster}'{wanted}; {self.source.remedy}"
             )
         return expiry(certificate)
+
+    def names(self, certificate: Mapping[str, Any] | None, node: NodeId) -> bool:
+        """Whether the certificate (as `getpeercert` gives it) is that of this node of the cluster."""
+        return names(certificate, self.cluster, node, self.template)
 
     async def watch(self) -> None:
         while True:
@@ -143,14 +163,18 @@ class Certificates:
         seen = self.source.stamp()
         if seen == self.seen and not self.source.wears_out(self.end):
             return
-        self.seen = seen
+        self.seen, before = seen, self.credentials
         try:
             self.use(await asyncio.to_thread(self.source.read))
         except UserError as error:
-            self.log.error("%s; the one that was read before stays in use", error)
+            if str(error) != self.complaint:
+                self.log.error("%s; the one that was read before stays in use", error)
+            self.complaint = str(error)
         else:
+            self.complaint = ""
             self.log.info("using the new certificate in %s", self.source.named)
-            self.changed()
+            now = self.credentials
+            self.changed((now.ca, now.crl) != (before.ca, before.crl))
 
 
 def stamp(path: Path) -> tuple[int, int]:

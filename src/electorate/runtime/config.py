@@ -74,6 +74,10 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca: str
     cert: str
     key: str
+    crl: str | None = None
+    """What has been revoked: a list of each authority in `ca`."""
+    name: str | None = None
+    """What names a node in a certificate without an `electorate:` URI; {cluster} and {id} stand for both."""
 
 
 class HttpTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -207,6 +211,8 @@ class Keywords(TypedDict, total=False):
     tls_ca: str
     tls_cert: str
     tls_key: str
+    tls_crl: str
+    tls_name: str
     secret_file: str
     insecure: bool
     http: Mapping[str, Any]
@@ -553,6 +559,11 @@ def complaints_about_timing(config: Config) -> Complaints:
 
 
 def complaints_about_safety(config: Config) -> Complaints:
+    if config.tls and config.tls.name is not None and "{id}" not in config.tls.name:
+        yield (
+            "tls.name",
+            f": '{config.tls.name}' would be every node: say where its id stands, as in {{id}}.example.org",
+        )
     if config.tls and config.secret_file:
         yield "secret_file", ": with [tls] it adds nothing; leave one of the two out"
     if config.tls or config.secret_file or config.insecure:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import random
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -68,6 +69,9 @@ from electorate.runtime.ward import ATTESTED, Ward
 from electorate.runtime.wire import PROTOCOL, Answered, Ask, Greeting, Refused, WireError, Word
 
 T = TypeVar("T")
+
+SPREAD = 1.0
+"""Within so many seconds all who call have to prove anew who they are."""
 
 STRANGERS = 64
 """So many connections at most may be without a greeting at one time."""
@@ -247,8 +251,15 @@ class Host:
         """What a guardian must know to attest my end; another life of mine needs another one."""
         return Testimony(self.started, self.certificates.credentials if self.certificates else None)
 
-    def has_new_certificate(self) -> None:
+    def has_new_certificate(self, trust: bool) -> None:
+        """Tell my guardian, and show it to the others; if I trust others than before, let them all prove anew
+        who they are."""
         self.tell("testimony", {})
+        for link in self.links.values():
+            link.renew()
+        if trust:
+            for incoming in self.incoming.values():
+                incoming.stay(random.uniform(0.0, SPREAD))
 
     def start_shown(self, asked: Start | None) -> Start | None:
         """The start of my chain that is asked for, or in its place; by default the one before this."""
@@ -1052,7 +1063,7 @@ class Host:
         self.incoming[peer] = incoming
         if older:
             self.handover.lost(peer)
-            older.abort()
+            incoming.replace(older)
         self.do(self.node.met(now(), peer, identity.start.incarnation, identity.rejoining))
         link = self.links[peer]
         if link.again:

@@ -16,6 +16,7 @@ import asyncio
 import random
 import socket
 import ssl
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -24,7 +25,7 @@ from electorate.core.model import Message, NodeId
 from electorate.runtime.contact import explain
 from electorate.runtime.figures import Refusal
 from electorate.runtime.names import Name, Place, in_turn, place, reach
-from electorate.runtime.tls import expiry, names
+from electorate.runtime.tls import expiry
 from electorate.runtime.wire import (
     FRAME_LIMIT,
     PROTOCOL,
@@ -62,6 +63,10 @@ KEPT = {
     "TCP_KEEPINTVL": int(UNHEARD),
     "TCP_KEEPCNT": PROBES,
 }
+AGE = 600.0
+"""After so many seconds at most a connection in TLS is made anew: both sides prove again who they are."""
+AGAIN = 1.0
+"""Seconds until that is tried again, if it comes to nothing."""
 BACKLOG = 4 << 20
 """A peer that leaves more bytes unread than this, and takes nothing for `UNHEARD` seconds, is cut off."""
 
@@ -93,6 +98,9 @@ class Link:
         self.again: asyncio.TimerHandle | None = None
         self.pause = FIRST_PAUSE
         self.hasty_until = 0.0
+        self.renewing: asyncio.TimerHandle | None = None
+        self.distrusted = False
+        """Who answered has not proved to be the peer."""
         self.failure: str | None = None
         """Why the attempt under way, or the last one, has come to nothing."""
         self.buffer: list[bytes] = []
@@ -137,15 +145,38 @@ class Link:
         if not (self.host.stopping or self.host.between_lives or self.connected or self.dialling):
             self.dialling = self.host.loop.create_task(self.attempt())
 
+    def renew_after(self, seconds: float) -> None:
+        if self.renewing:
+            self.renewing.cancel()
+        self.renewing = self.host.loop.call_later(seconds, self.renew)
+
+    def renew(self) -> None:
+        """Make another connection, and then give up the one that stands. Who waits for an answer of mine
+        would take that for its loss, so it has to come first."""
+        if self.host.stopping or not self.connected or self.dialling:
+            return
+        if self.peer in self.host.handover.obliging.values():
+            self.renew_after(AGAIN)
+        else:
+            self.dialling = self.host.loop.create_task(self.attempt())
+
+    def not_renewed(self, standing: Outgoing) -> None:
+        """The one that stands is given up if it is too old, or if who answers there is not the peer."""
+        if self.distrusted or standing.until < self.host.loop.time():
+            self.drop()
+        else:
+            self.renew_after(AGAIN)
+
     async def attempt(self) -> None:
         outgoing = Outgoing(self)
-        broke_early = False
+        broke_early = self.distrusted = False
         self.failure = None
         try:
             addresses, still_true = await self.name.addresses()
             turns = in_turn(addresses, self.fallen and self.fallen.place, self.mute)
             refused = self.refused_by_system if still_true else self.refused_elsewhere
             encryption = await self.encryption()
+            outgoing.context = encryption.get("ssl")
             async with asyncio.timeout(HANDSHAKE):
                 await reach(outgoing, turns, refused, **encryption)
                 await outgoing.answered
@@ -163,7 +194,10 @@ class Link:
             self.dialling = None
             if self.outgoing is not outgoing:
                 outgoing.close()
-        if self.connected or self.host.stopping:
+        if self.outgoing is outgoing or self.host.stopping:
+            return
+        if self.outgoing:
+            self.not_renewed(self.outgoing)
             return
         if self.failure:
             self.host.contact.failed(self.peer, self.failure)
@@ -199,6 +233,7 @@ class Link:
 
     def distrust(self, doubt: str) -> None:
         """Who answers there has not proved to be the peer."""
+        self.distrusted = True
         self.failure = f"it is not trusted: {doubt}"
         self.host.complain("not trusting", self.peer, doubt, "certificate")
 
@@ -222,13 +257,21 @@ class Link:
     def welcomed(self, outgoing: Outgoing, welcome: Welcome) -> None:
         identity = welcome.said.identity
         if outgoing.start == self.host.started and self.host.recognises(self.peer, identity):
-            self.outgoing = outgoing
+            before, self.outgoing = self.outgoing, outgoing
             self.fallen = None
             self.mute = []
             outgoing.reached = Reached(identity.start, outgoing.place)
             self.metadata = welcome.metadata
             self.pause = FIRST_PAUSE
-            self.host.connected(self.peer, identity)
+            if certificates := self.host.certificates:
+                age = AGE * random.uniform(0.8, 1.0) if outgoing.context is certificates.client else AGAIN
+                age = max(AGAIN, min(age, outgoing.end - time.time()))
+                outgoing.until = self.host.loop.time() + age + 2 * HANDSHAKE
+                self.renew_after(age)
+            if before:
+                before.close()
+            if not (before and before.reached and before.reached.start == identity.start):
+                self.host.connected(self.peer, identity)
 
     def refused(self, refusal: Refused) -> None:
         """Show what it remembers of me, if I can, and have not yet."""
@@ -260,8 +303,9 @@ class Link:
 
     def close(self) -> None:
         self.name.close()
-        if self.again:
-            self.again.cancel()
+        for timer in (self.again, self.renewing):
+            if timer:
+                timer.cancel()
         if self.dialling:
             self.dialling.cancel()
         if self.outgoing:
@@ -286,6 +330,12 @@ class Outgoing(asyncio.Protocol):
         """Once it is welcomed."""
         self.unread = 0
         self.looking: asyncio.TimerHandle | None = None
+        self.context: ssl.SSLContext | None = None
+        """Of what was trusted and shown when it was dialled."""
+        self.end = 0.0
+        """Of the certificate that was shown, in seconds since 1970."""
+        self.until = float("inf")
+        """When it is too old, on the clock of the loop."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -297,10 +347,10 @@ class Outgoing(asyncio.Protocol):
         host, peer = self.link.host, self.link.peer
         if host.certificates:
             certificate = certificate_of(self.transport)
-            if not names(certificate, host.config.cluster, peer):
+            if not host.certificates.names(certificate, peer):
                 self.link.distrust("its certificate is that of another node")
                 return self.transport.abort()
-            host.figures.expiry[peer] = expiry(certificate)
+            self.end = host.figures.expiry[peer] = expiry(certificate)
         greeting = Greeting(
             PROTOCOL,
             host.config.cluster,
@@ -373,6 +423,12 @@ class Incoming(asyncio.Protocol):
         self.words = messages()
         self.transport: asyncio.Transport | None = None
         self.ended = False
+        self.context: ssl.SSLContext | None = None
+        """Of what was trusted and shown when it was accepted."""
+        self.start: Start | None = None
+        """The life that has greeted."""
+        self.older: Incoming | None = None
+        """What the same peer has said before this may still be on its way."""
         self.timeout = host.loop.call_later(HANDSHAKE, self.hurry)
         self.opening = host.loop.create_task(self.open())
         self.opening.add_done_callback(self.opened)
@@ -382,8 +438,9 @@ class Incoming(asyncio.Protocol):
         encryption: dict[str, Any] = {}
         if self.host.certificates:
             await self.host.certificates.refresh()
+            self.context = self.host.certificates.server
             encryption = {
-                "ssl": self.host.certificates.server,
+                "ssl": self.context,
                 "ssl_handshake_timeout": HANDSHAKE,
                 "ssl_shutdown_timeout": HANDSHAKE,
             }
@@ -404,10 +461,27 @@ class Incoming(asyncio.Protocol):
             self.settle()
 
     def abort(self) -> None:
+        if self.older:
+            self.older.abort()
         if self.transport:
             self.transport.abort()
         else:
             self.opening.cancel()
+
+    def stay(self, seconds: float) -> None:
+        """For so long at most."""
+        self.timeout.cancel()
+        self.timeout = self.host.loop.call_later(seconds, self.abort)
+
+    def replace(self, older: Incoming) -> None:
+        """The peer has made a new connection. In the same life it closes the older one itself, and what is on
+        its way there is heard."""
+        if older.start != self.start or self.context is None:
+            return older.abort()
+        if older.older:
+            older.older.abort()
+        older.stay(HANDSHAKE)
+        self.older = older
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -459,8 +533,8 @@ class Incoming(asyncio.Protocol):
     def answer(self, greeting: Greeting) -> None:
         """It is who it says, as far as it can prove: a member, or not."""
         self.settle()
-        cluster = self.host.config.cluster
-        if self.host.certificates and not names(certificate_of(self.transport), cluster, greeting.node):
+        certificates, certificate = self.host.certificates, certificate_of(self.transport)
+        if certificates and not certificates.names(certificate, greeting.node):
             reason = f"your certificate is not that of node '{greeting.node[:100]}'"
             return self.refuse(greeting.node[:100], Refused(reason), "certificate")
         refused = self.host.objection(greeting)
@@ -470,7 +544,10 @@ class Incoming(asyncio.Protocol):
         asked = greeting.known and Start(*greeting.known)
         if self.host.adopts(asked):
             return self.abort()
-        self.peer = greeting.node
+        self.peer, self.start = greeting.node, greeting.said.identity.start
+        if certificates:
+            age = AGE + 3 * HANDSHAKE if self.context is certificates.server else AGAIN
+            self.stay(max(AGAIN, min(age, expiry(certificate) - time.time())))
         self.say(Welcome(Said.of(self.host.identity(asked)), self.host.metadata))
         return self.host.greeted(greeting, self)
 
@@ -480,7 +557,7 @@ class Incoming(asyncio.Protocol):
         self.timeout.cancel()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.ended = True
+        self.ended, self.older = True, None
         self.settle()
         self.host.hung_up(self)
 
