@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +22,7 @@ from electorate.runtime import authority
 from electorate.runtime.authority import issue_certificate, make_authority
 from electorate.runtime.config import load
 from electorate.runtime.secret import new
-from electorate.runtime.store import lock
+from electorate.runtime.store import Store, lock
 
 ELECT = Path(sys.executable).with_name("elect")
 
@@ -309,6 +311,29 @@ def test_check_looks_at_ports_and_the_directory(tmp_path: Path, write: Callable[
     with socket.create_server(("127.0.0.2", port)):
         [taken] = troubles(tmp_path)
     assert taken.endswith("stop whatever uses that port, or change nodes.a.bind")
+
+
+def test_check_looks_at_the_store_as_a_start_would(tmp_path: Path, write: Callable[[str], None]) -> None:
+    write("")
+    file = tmp_path / "data" / "electorate.db"
+    with closing(Store(tmp_path / "data", "demo", "b")) as store:
+        store.begin()
+    content = file.read_bytes()
+    [others] = troubles(tmp_path, "--data", "data")
+    assert others == "data directory data belongs to node 'b', not 'a': give each node a directory of its own"
+    assert file.read_bytes() == content
+    with closing(sqlite3.connect(file)) as database:
+        database.executescript(
+            "UPDATE identity SET value = 2 WHERE key = 'readable by'; PRAGMA user_version = 2"
+        )
+    [newer] = troubles(tmp_path, "--data", "data")
+    assert "whose store (layout 2) cannot be read by electorate" in newer
+    file.write_bytes(content[:-1000])
+    [damaged] = troubles(tmp_path, "--data", "data")
+    assert damaged.startswith("data directory data is damaged (")
+    file.unlink()
+    Store(tmp_path / "data", "demo", "a").close()
+    assert troubles(tmp_path, "--data", "data") == []
 
 
 def test_check_says_what_is_wrong_and_where(tmp_path: Path) -> None:

@@ -513,6 +513,14 @@ def test_the_file_says_whose_it_is_and_who_may_go_on_with_it(tmp_path: Path) -> 
     assert said == {"cluster": "demo", "node": "a", "release": __version__, "readable by": 1}
 
 
+def test_the_store_of_another_node_is_left_alone(tmp_path: Path) -> None:
+    store(tmp_path).close()
+    content = (tmp_path / "electorate.db").read_bytes()
+    with next_release(), pytest.raises(UserError, match="belongs to node 'a', not 'b'"):
+        store(tmp_path, node="b")
+    assert (tmp_path / "electorate.db").read_bytes() == content
+
+
 def test_a_newer_release_brings_a_store_up_to_its_layout_and_an_older_one_goes_on_with_it(
     tmp_path: Path,
 ) -> None:

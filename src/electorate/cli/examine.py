@@ -18,7 +18,7 @@ from electorate.runtime.config import Config
 from electorate.runtime.directory import inspect, nearest, usable
 from electorate.runtime.names import bound, hindrance, stands_for
 from electorate.runtime.secret import Secret
-from electorate.runtime.store import lock
+from electorate.runtime.store import lock, look
 from electorate.web import token
 
 SOON = 30 * 86400
@@ -43,7 +43,7 @@ def troubles(config: Config, id: str, data: Path) -> Iterator[str]:
         except ModuleNotFoundError as error:
             yield f"HTTP needs a package that is not installed ({error.name}): {install('web')}"
     try:
-        look_at_directory(data)
+        look_at_directory(config.cluster, id, data)
     except InUse as error:
         yield str(error)
         return  # whoever uses the directory has the ports, too
@@ -108,13 +108,14 @@ def http_certificate_end(config: Config, id: str) -> float | None:
     return Certificate(config, id, logging.getLogger("electorate")).end if encrypted else None
 
 
-def look_at_directory(data: Path) -> None:
+def look_at_directory(cluster: str, id: str, data: Path) -> None:
     """Raises `UserError` if it is in use, or cannot be used."""
     with usable(data):
         if data.is_dir():
             inspect(data)
         if (data / "lock").exists():
             os.close(lock(data))
+            look(data, cluster, id)
         with tempfile.TemporaryDirectory(prefix=".electorate-", dir=nearest(data)):
             pass  # as a user that may do all, one sees only so what cannot be written
 

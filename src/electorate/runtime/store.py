@@ -159,51 +159,14 @@ class Store:
         if not self.path.exists():
             self.replace(partial(found, {"identity": [("cluster", cluster), ("node", node)]}))
         self.database = connect(self.path)
-        layout = self.layout(node)
+        layout = layout_of(self.database, self.directory, node)
         be_durable(self.database, "TRUNCATE")
         self.marks = examine(self.database)
+        identify(self.database, self.directory, cluster, node)
         if layout < len(LAYOUTS):
             self.bring_up(layout, node)
         self.seal = sealed(self.marks)
         self.identity = dict(self.rows("identity"))
-        for key, value in (("cluster", cluster), ("node", node)):
-            if self.identity[key] != value:
-                raise UserError(
-                    f"data directory {self.directory} belongs to {key} '{self.identity[key]}', not '{value}':"
-                    " give each node a directory of its own"
-                )
-
-    def layout(self, node: NodeId) -> int:
-        """Raises `UserError` if this is no store, or one that only a newer release can read."""
-        what = "it is empty" if not self.path.stat().st_size else ""
-        try:
-            application, layout = (pragma(self.database, name) for name in ("application_id", "user_version"))
-        except sqlite3.DatabaseError as error:
-            if code_of(error) != sqlite3.SQLITE_NOTADB:
-                raise
-            what = str(error)
-        if what:
-            raise UserError(
-                f"{self.directory / STORE} is no store ({what}): if it was one, move it away, and start node"
-                f" {node} with --rejoin; if not, give the node another directory"
-            )
-        if application != APPLICATION:
-            raise UserError(
-                f"{self.directory / STORE} is a database of another program (its application id is"
-                f" {application:#x}): give node {node} another directory"
-            )
-        if layout > len(LAYOUTS):
-            made = {}
-            with contextlib.suppress(sqlite3.Error):
-                made = dict(self.rows("identity"))
-            oldest, release = made.get("readable by"), made.get("release", "a newer release")
-            if not isinstance(oldest, int) or oldest > len(LAYOUTS):
-                raise UserError(
-                    f"data directory {self.directory} was used by electorate {release}, whose store (layout"
-                    f" {layout}) cannot be read by electorate {__version__} (layout {len(LAYOUTS)}): run"
-                    f" {release}, or a later one; what node {node} has promised is all there"
-                )
-        return layout
 
     def bring_up(self, layout: int, node: NodeId) -> None:
         """Raises `UserError` if this program cannot do it; what is there is not damaged then, and stays."""
@@ -240,6 +203,8 @@ class Store:
         self.replace(self.copy)
         self.database = connect(self.path)
         be_durable(self.database, "TRUNCATE")
+        self.marks = examine(self.database)
+        self.seal = sealed(self.marks)
         self.tried.clear()
         self.doubtful = False
 
@@ -253,7 +218,6 @@ class Store:
             mark = marks.get(key, 0)
             if mark != self.marks.get(key, 0) and (key, mark) not in self.tried:
                 raise sqlite3.DatabaseError("its rows are not what was written last")
-        self.marks, self.seal = marks, sealed(marks)
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
         return rows_of(self.database, table)
@@ -442,9 +406,70 @@ class Disk:
         self.jobs.put(None)
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def look(directory: Path, cluster: str, node: NodeId) -> None:
+    """Raises `UserError` if a start would not take the store that is here, and changes nothing. What a commit
+    has left half done cannot be seen so, and a start undoes it."""
+    path = directory.absolute() / STORE
+    if not path.exists():
+        return
+    try:
+        with contextlib.closing(connect(path, "ro")) as database:
+            layout_of(database, directory, node)
+            examine(database)
+            identify(database, directory, cluster, node)
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        if not passes(error):
+            raise UserError(f"data directory {directory} {remedy(error, node)}") from None
+
+
+def layout_of(database: sqlite3.Connection, directory: Path, node: NodeId) -> int:
+    """Raises `UserError` if this is no store, or one that only a newer release can read."""
+    path = directory / STORE
+    what = "it is empty" if not path.stat().st_size else ""
+    try:
+        application, layout = (pragma(database, name) for name in ("application_id", "user_version"))
+    except sqlite3.DatabaseError as error:
+        if code_of(error) != sqlite3.SQLITE_NOTADB:
+            raise
+        what = str(error)
+    if what:
+        raise UserError(
+            f"{path} is no store ({what}): if it was one, move it away, and start node {node} with --rejoin;"
+            " if not, give the node another directory"
+        )
+    if application != APPLICATION:
+        raise UserError(
+            f"{path} is a database of another program (its application id is {application:#x}): give node"
+            f" {node} another directory"
+        )
+    if layout > len(LAYOUTS):
+        made = {}
+        with contextlib.suppress(sqlite3.Error):
+            made = dict(rows_of(database, "identity"))
+        oldest, release = made.get("readable by"), made.get("release", "a newer release")
+        if not isinstance(oldest, int) or oldest > len(LAYOUTS):
+            raise UserError(
+                f"data directory {directory} was used by electorate {release}, whose store (layout {layout})"
+                f" cannot be read by electorate {__version__} (layout {len(LAYOUTS)}): run {release}, or a"
+                f" later one; what node {node} has promised is all there"
+            )
+    return layout
+
+
+def identify(database: sqlite3.Connection, directory: Path, cluster: str, node: NodeId) -> None:
+    """Raises `UserError` if it is the store of another node."""
+    identity = dict(rows_of(database, "identity"))
+    for key, value in (("cluster", cluster), ("node", node)):
+        if identity[key] != value:
+            raise UserError(
+                f"data directory {directory} belongs to {key} '{identity[key]}', not '{value}': give each"
+                " node a directory of its own"
+            )
+
+
+def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
     """To a file that is there; nothing has been read of it yet."""
-    place = f"{path.as_uri()}?mode=rw"
+    place = f"{path.as_uri()}?mode={mode}"
     return sqlite3.connect(place, timeout=PATIENCE, isolation_level=None, check_same_thread=False, uri=True)
 
 
