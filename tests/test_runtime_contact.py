@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -279,3 +281,63 @@ async def test_status_tells_for_how_long_a_node_does_not_contend(tmp_path: Path)
             leader.freeze(E, 600.0)
         leader.freeze(E, 0.0)
         assert frozen(leader) == 0 and leader.is_leader(E)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP"),
+        (b"POST /transfer HTTP/1.1\r\n\r\n", "HTTP"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP"),
+        (bytes.fromhex("1603010200010001fc0303"), "TLS"),
+    ],
+    ids=["a browser", "curl -d", "HTTP/2", "https"],
+)
+@pytest.mark.parametrize("http", ["127.0.0.1:1", None], ids=["with HTTP", "without HTTP"])
+@in_loop
+async def test_who_speaks_another_language_to_a_node_is_told_what_is_spoken_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, words: bytes, told: str, http: str | None
+) -> None:
+    async with cluster(tmp_path, "a", absent="a") as at:
+        node = {"address": f"127.0.0.1:{at.ports['a']}", **({"http": http} if http else {})}
+        await at.start("a", at.config(nodes={"a": node}))
+        reader, writer = await asyncio.open_connection("127.0.0.1", at.ports["a"])
+        writer.write(words)
+        with suppress(ConnectionError):
+            answer = await reader.read()
+            assert (b'{"error": "here nodes speak to each other;' in answer) is (told == "HTTP")
+        writer.close()
+        rest = (
+            "node a has no [tls]"
+            if told == "TLS"
+            else f"node a serves HTTP at {http}"
+            if http
+            else "is not set"
+        )
+        await until(
+            lambda: said(caplog, "a", f"refusing a stranger: it speaks {told}: nodes.a.address is where")
+        )
+        assert said(caplog, "a", rest) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP"), (bytes.fromhex("15030300020246"), "TLS")],
+)
+@in_loop
+async def test_an_address_where_another_language_is_spoken_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, answer: bytes, told: str
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(answer)
+        writer.close()
+
+    async with (
+        cluster(tmp_path, "ab", absent="b") as at,
+        await asyncio.start_server(serve, "127.0.0.1", at.ports["b"]),
+    ):
+        why = f"it answers in {told}: nodes.b.address is where nodes speak to each other"
+        await until(lambda: at.hosts["a"].status()["unreached"].get("b", "").startswith(why))
+        address = f"127.0.0.1:{at.ports['b']}"
+        await until(lambda: said(caplog, "a", f"node b cannot be reached at {address}: {why}"))

@@ -904,3 +904,24 @@ async def test_who_is_slow_or_silent_keeps_no_member_out(
             for _, writer in opened:
                 writer.transport.abort()
             await until(lambda: not a.strangers)
+
+
+@in_loop
+async def test_who_speaks_no_tls_where_it_is_spoken_is_told_apart(tmp_path: Path, certs: Path) -> None:
+    async with cluster(tmp_path, "ab", absent="b", tls=tls(certs)) as at:
+        a = at.hosts["a"]
+        _, writer = await asyncio.open_connection("127.0.0.1", at.ports["a"])
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await until(lambda: complaints(a, "refusing a stranger: it speaks HTTP", "nodes.a.http is not set"))
+        writer.close()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", at.ports["b"]):
+            await until(lambda: "it does not speak TLS" in a.status()["unreached"].get("b", ""))
+        at.settings = {}
+        b = await at.start("b")
+        await until(lambda: a.status()["unreached"].get("b") == "it hangs up")
+        await until(lambda: complaints(b, "refusing a stranger: it speaks TLS", "node b has no [tls]"))

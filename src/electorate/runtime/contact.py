@@ -132,6 +132,10 @@ def explain(error: OSError) -> str:
         return "it does not answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not to be trusted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        return "it does not speak TLS: give every node the same cluster file"
     if isinstance(error, ssl.SSLError):
         return f"TLS fails ({error.reason})"
+    if isinstance(error, ConnectionError) and not (error.strerror or str(error)):
+        return "it hangs up"
     return error.strerror or str(error) or type(error).__name__

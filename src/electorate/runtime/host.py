@@ -980,6 +980,15 @@ class Host:
                 self.tell("peer", {"peer": whom, "state": "refused", "reason": complaint})
         self.counts[complaint] += 1
 
+    def foreign(self, tongue: str, id: NodeId) -> str:
+        """What to say where that was spoken at the address of this node."""
+        place = f"nodes.{id}.address is where nodes speak to each other"
+        if tongue == "TLS":
+            return f"{place}, and node {self.id} has no [tls]: give every node the same cluster file"
+        http = self.config.http_address(id)
+        where = f"node {id} serves HTTP at {http[0]}:{http[1]}" if http else f"nodes.{id}.http is not set"
+        return f"{place}; {where}"
+
     def junk(self, whose: str, error: WireError) -> None:
         self.complain("junk from", whose, str(error), "junk")
 

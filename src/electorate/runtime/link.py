@@ -31,6 +31,7 @@ from electorate.runtime.wire import (
     PROTOCOL,
     Answer,
     Exited,
+    Foreign,
     Greeting,
     Refused,
     Said,
@@ -67,6 +68,11 @@ AGE = 600.0
 """After so many seconds at most a connection in TLS is made anew: both sides prove again who they are."""
 AGAIN = 1.0
 """Seconds until that is tried again, if it comes to nothing."""
+NO_HTTP = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    b'{"error": "here nodes speak to each other; for HTTP see nodes.ID.http of the cluster file"}\n'
+)
+"""What a browser is told that has come to the wrong door."""
 BACKLOG = 4 << 20
 """A peer that leaves more bytes unread than this, and takes nothing for `UNHEARD` seconds, is cut off."""
 
@@ -367,6 +373,11 @@ class Outgoing(asyncio.Protocol):
         try:
             for answer in self.decoder.feed(data):
                 self.take(answer)
+        except Foreign as error:
+            peer, host = self.link.peer, self.link.host
+            self.link.failure = f"it answers in {error.tongue}: {host.foreign(error.tongue, peer)}"
+            host.complain("refusing", f"node {peer}", self.link.failure, "junk")
+            self.transport.abort()
         except WireError as error:
             self.link.host.junk(f"an answer of node {self.link.peer}", error)
             self.transport.abort()
@@ -447,9 +458,10 @@ class Incoming(asyncio.Protocol):
         try:
             await self.host.loop.connect_accepted_socket(lambda: self, self.connection, **encryption)
         except ssl.SSLError as error:
-            self.host.complain(
-                "refusing", "a stranger", "TLS without a certificate to be trusted", "certificate"
-            )
+            reason = "TLS without a certificate to be trusted"
+            if error.reason == "HTTP_REQUEST":
+                reason = f"it speaks HTTP: {self.host.foreign('HTTP', self.host.id)}"
+            self.host.complain("refusing", "a stranger", reason, "certificate")
             self.host.log.debug("a stranger's handshake failed: %s", error)
         except OSError as error:
             self.host.log.debug("a stranger hung up: %s", error)
@@ -501,6 +513,12 @@ class Incoming(asyncio.Protocol):
         except WireError as error:
             if self.peer:
                 self.host.junk(f"node {self.peer}", error)
+            elif isinstance(error, Foreign):
+                reason = f"it speaks {error.tongue}: {self.host.foreign(error.tongue, self.host.id)}"
+                self.host.complain("refusing", "a stranger", reason, "junk")
+                if self.transport and error.tongue == "HTTP":
+                    self.transport.write(NO_HTTP)
+                    return self.transport.close()
             else:
                 self.host.complain("junk from", "a stranger", "it is no node, or of another version", "junk")
                 self.host.log.debug("a stranger said: %s", error)

@@ -189,6 +189,23 @@ class WireError(Exception):
     """The bytes are not what a peer would send."""
 
 
+class Foreign(WireError):
+    """They are those of another protocol."""
+
+    def __init__(self, tongue: str) -> None:
+        super().__init__(f"this is {tongue}, and not what nodes say to each other")
+        self.tongue = tongue
+
+
+TONGUES = {
+    **dict.fromkeys(
+        (b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"PRI ", b"HTTP"), "HTTP"
+    ),
+    **{bytes((kind, 3, minor)): "TLS" for kind in (21, 22) for minor in range(5)},
+}
+"""How other protocols begin."""
+
+
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
@@ -227,6 +244,8 @@ class Decoder(Generic[T]):
             return None
         length = int.from_bytes(self.buffer[:4])
         if length > self.limit:
+            if tongue := TONGUES.get(bytes(self.buffer[:4])) or TONGUES.get(bytes(self.buffer[:3])):
+                raise Foreign(tongue)
             raise WireError(f"a frame of {length} bytes, more than {self.limit}")
         if len(self.buffer) < 4 + length:
             return None
