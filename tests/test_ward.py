@@ -480,8 +480,9 @@ def test_empty_control_groups_that_nobody_holds_are_removed(tmp_path: Path) -> N
     used, unused, strange = (
         Tree(str(parent / name)) for name in ("electorate-1-1", "electorate-1-2", "x-1-3")
     )
-    if not used.plant() or not unused.plant() or not strange.plant():
+    if not os.access(parent, os.W_OK):
         pytest.skip("no control group can be made here")
+    assert used.plant() and unused.plant() and strange.plant()
     try:
         os.close(unused.held)
         os.close(strange.held)

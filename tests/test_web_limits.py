@@ -410,13 +410,20 @@ async def test_http_that_has_failed_refuses_and_begins_anew(
 ) -> None:
     async with web_cluster(tmp_path, "a") as cluster:
         assert (await cluster.get("a", "/leader")).status_code in (200, 503)
+        tried: list[object] = []
+
+        def fail_again(api: object) -> NoReturn:
+            tried.append(api)
+            fail()
+
         with monkeypatch.context() as broken:
-            broken.setattr(server, "application", fail)
+            broken.setattr(server, "application", fail_again)
             broken.setattr(Unhurried, "select", fail_once)
             with suppress(httpx.HTTPError):
                 await cluster.get("a", "/leader")
             await until(lambda: "HTTP has failed" in caplog.text)
             await until(lambda: refuses(cluster.http["a"]))
+            await until(lambda: len(tried) > 1)
             assert (await cluster.agreed()).id == "a", "the node itself goes on"
         await until(lambda: "HTTP is served again" in caplog.text)
         assert (await cluster.get("a", "/leader")).status_code == 200
