@@ -10,12 +10,15 @@ READY := $(VENV)/.ready
 SERVERS := $(VENV)/.servers
 PYTHONS := 3.11 3.12 3.13
 
-.PHONY: help demo test test-pythons check format pages bench check-deep mutants torture fuzz soak clean
+.PHONY: help demo test test-pythons test-lowest lock release check format pages bench check-deep mutants torture fuzz soak clean
 
 help:
 	@echo "make demo    three real processes elect, crash, recover and hand over"
 	@echo "make test    every check and every test"
 	@echo "make test-pythons  the same with each Python that is supported, as far as this machine has it"
+	@echo "make test-lowest   the same with the lowest version of each package that is allowed"
+	@echo "make lock    look for new versions, and write them with their hashes to locks/"
+	@echo "make release wheel, source, SBOM and checksums, in dist/"
 	@echo "make check   format, lint, types and the direction of imports"
 	@echo "make bench   speed of the simulator and of fail-over"
 	@echo "make check-deep  the model checker without its limits: hours, and all the memory there is"
@@ -27,19 +30,19 @@ help:
 	@echo "make pages   write what README and docs show of simulated runs anew"
 	@echo "make clean   remove what make has made"
 
-# The command `elect`, and nothing that only developers use.
-$(COMMAND): pyproject.toml
+# The command `elect`, and nothing that only developers use. What is installed is what the locks say, byte for byte.
+$(COMMAND): pyproject.toml locks/build.txt locks/image.txt
 	@test -n "$(PYTHON)" || { echo "electorate needs Python 3.11 or later; none was found on the PATH."; exit 1; }
 	@echo "Once, before the first time: a virtual environment in $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV) || { echo "Cannot make a virtual environment: install python3-venv."; exit 1; }
 	@echo "... and in it electorate with what its command needs, from PyPI:"
-	@$(PIP) install --editable ".[cli]" | sed -n 's/^Collecting \([A-Za-z0-9._-]*\).*/  \1/p; s/^Successfully installed.*/  done/p'
+	@$(PIP) install --require-hashes -r locks/build.txt -r locks/image.txt | sed -n 's/^Collecting \([A-Za-z0-9._-]*\).*/  \1/p; s/^Successfully installed.*/  done/p'
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@test -x $(BIN)/elect && touch $(COMMAND)
 
-$(READY): $(COMMAND)
+$(READY): $(COMMAND) locks/dev.txt
 	@echo "Once, before the first time: what developers and tests use, in $(VENV) (a minute) ..."
-	@$(PIP) install --quiet --upgrade "pip>=25.1"
-	@$(PIP) install --editable ".[all]" --group dev | sed -n 's/^Collecting \([A-Za-z0-9._-]*\).*/  \1/p; s/^Successfully installed.*/  done/p'
+	@$(PIP) install --require-hashes -r locks/dev.txt | sed -n 's/^Collecting \([A-Za-z0-9._-]*\).*/  \1/p; s/^Successfully installed.*/  done/p'
 	@$(BIN)/python -c "import pytest" && touch $(READY)
 
 # Real programs that tests work with.
@@ -66,6 +69,30 @@ test-pythons:
 		test -n "$$python" || { echo "Python $$version: not found, so not tested"; continue; }; \
 		echo "Python $$version: $$python"; \
 		$(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv/python-$$version || exit 1; done
+
+# Whoever installs the library beside older packages gets these; what those need in turn is the newest there is.
+LOWEST := .venv/lowest
+LOWEST_TESTS ?= tests
+
+test-lowest: $(SERVERS)
+	@$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(LOWEST)
+	@echo "opentelemetry-sdk==1.25.0" > $(LOWEST)/overrides.txt
+	@VIRTUAL_ENV=$(LOWEST) $(BIN)/uv pip install --quiet --resolution lowest-direct \
+		--overrides $(LOWEST)/overrides.txt --editable ".[all]" --group test
+	@$(LOWEST)/bin/python -m pytest -W ignore::DeprecationWarning $(LOWEST_TESTS)
+
+# The versions that pyproject.toml allows now, for each system and Python. Read the difference before it is committed.
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command "make lock"
+
+lock: $(READY)
+	@$(COMPILE) pyproject.toml --extra all -o locks/image.txt
+	@$(COMPILE) pyproject.toml --extra all --group dev -c locks/image.txt -o locks/dev.txt
+	@$(COMPILE) --group build -c locks/dev.txt -o locks/build.txt
+	@git diff --stat locks
+
+release: $(READY)
+	@$(BIN)/python -m tests.release dist
 
 check: $(READY)
 	@$(BIN)/ruff format --check --quiet . || { echo "Run: make format"; exit 1; }
@@ -106,4 +133,4 @@ soak: $(READY)
 	@SOAK_ELECTIONS=10000 SOAK_ATTEMPTS=100000 $(BIN)/pytest -n 0 tests/test_soak.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

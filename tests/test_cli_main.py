@@ -55,7 +55,7 @@ def test_a_misspelt_command_is_told_the_known_ones(word: str, sentence: str) -> 
 @pytest.mark.parametrize(
     ("packages", "words", "remedy"),
     [
-        (["typer"], ["--version"], "pip install 'rich>=13' 'typer>=0.15'"),
+        (["typer"], ["--version"], "pip install 'rich>=13' 'typer>=0.16'"),
         (["cryptography"], ["certs", "init", "--cluster", "x"], "pip install 'cryptography>=42'"),
     ],
 )
