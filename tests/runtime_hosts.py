@@ -197,8 +197,11 @@ class Stranger:
 
 
 @asynccontextmanager
-async def stranger(port: int) -> AsyncIterator[Stranger]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, family=socket.AF_INET)
+async def stranger(port: int, source: str = "127.0.0.1") -> AsyncIterator[Stranger]:
+    """From another address of this machine than the nodes have, if that is wished."""
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, family=socket.AF_INET, local_addr=(source, 0)
+    )
     try:
         yield Stranger(reader, writer)
     finally:

@@ -19,7 +19,7 @@ from electorate.core.liveness import Followers
 from electorate.core.model import Beat
 from electorate.core.node import Node
 from electorate.errors import UserError
-from electorate.runtime import host as host_module
+from electorate.runtime import hearsay, lobby
 from electorate.runtime import link as link_module
 from electorate.runtime.clock import now
 from electorate.runtime.host import Host
@@ -32,7 +32,7 @@ ALGORITHMS = ("bully", "ring", "raft", "zab")
 
 def counted(host: Host, *words: str) -> bool:
     """Whether a complaint with all these words has been counted."""
-    return any(all(word in complaint for word in words) for complaint in host.counts)
+    return any(all(word in complaint for word in words) for complaint in host.ignored())
 
 
 # --- elections --------------------------------------------------------------------------------------
@@ -219,14 +219,19 @@ REFUSED: dict[str, tuple[Start, Start | None, dict[str, Any], str]] = {
         Start(2, 22),
         None,
         {},
-        "I have met incarnation 3 of node 'd', and this one (2)",
+        "I have met incarnation 3 of node 'd', and this one does",
     ),
-    "another of the same": (Start(3, 44), None, {}, "I have met incarnation 3 of node 'd', and this one (3)"),
+    "another of the same": (
+        Start(3, 44),
+        None,
+        {},
+        "I have met incarnation 3 of node 'd', and this one does",
+    ),
     "another store": (
         Start(9, 99),
         Start(3, 44),
         {},
-        "I have met incarnation 3 of node 'd', and this one (9)",
+        "I have met incarnation 3 of node 'd', and this one does",
     ),
 }
 
@@ -390,28 +395,25 @@ async def test_there_is_room_for_so_many_strangers(tmp_path: Path, monkeypatch: 
     async with cluster(tmp_path) as at:
         await at.agreed()
         a, port = at.hosts["a"], at.ports["a"]
-        monkeypatch.setattr(host_module, "STRANGERS", 4)
+        monkeypatch.setattr(lobby, "AT_HOME", 4)
         with undisturbed(at):
             async with AsyncExitStack() as held:
-                first = [await held.enter_async_context(stranger(port)) for _ in range(4)]
-                await until(lambda: len(a.strangers) == 4)
-                for oldest in first[:3]:
+                for _ in range(7):
                     await held.enter_async_context(stranger(port))
-                    await oldest.closed()
-                assert a.counts["too many strangers"] == 3
+                await until(lambda: a.ignored().get("too many strangers") == 3)
                 assert len(a.strangers) == 4
             await until(lambda: not a.strangers)
 
 
 @in_loop
 async def test_complaints_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_module, "REASONS", 3)
+    monkeypatch.setattr(hearsay, "DIFFERENT", 2)
     async with cluster(tmp_path, ids="ab", absent="b") as at:
         for name in range(6):
             async with stranger(at.ports["a"]) as caller:
                 await caller.greet(at.greeting("b", "a", MET, cluster=f"demo{name}"))
-        assert len(at.hosts["a"].counts) == 4
-        assert at.hosts["a"].counts["other complaints"] == 3
+        ignored = at.hosts["a"].ignored()
+        assert len(ignored) == 3 and ignored["refusing b: other complaints (cluster)"] == 4
 
 
 # --- the store --------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from electorate.errors import UserError
-from electorate.runtime import authority, certificates, private
+from electorate.runtime import authority, certificates, lobby, private
 from electorate.runtime import host as host_module
 from electorate.runtime import link as link_module
 from electorate.runtime.certificates import Certificates
@@ -123,7 +123,7 @@ def calm(at: Cluster) -> Iterator[None]:
 
 
 def complaints(host: Host, *words: str) -> list[str]:
-    return [complaint for complaint in host.counts if all(word in complaint for word in words)]
+    return [complaint for complaint in host.ignored() if all(word in complaint for word in words)]
 
 
 def is_alone(at: Cluster) -> bool:
@@ -850,7 +850,7 @@ async def test_ten_thousand_calls_cost_nothing_and_keep_nobody_out(
             tracemalloc.stop()
         assert grown < 4 << 20  # each that stayed would cost some kilobytes
         assert sum(a.figures.refusals.values()) >= calls // 2
-        assert len(a.counts) < 20
+        assert len(a.ignored()) < 20
 
 
 @in_loop
@@ -858,7 +858,7 @@ async def test_who_is_cut_off_before_anything_was_said_leaves_no_socket(tmp_path
     async with cluster(tmp_path, ids="a") as at:
         mine, theirs = socket.socketpair()
         incoming = Incoming(at.hosts["a"], theirs)
-        at.hosts["a"].strangers[incoming] = None
+        at.hosts["a"].strangers.enter(incoming, b"", ())
         incoming.abort()
         await until(lambda: incoming.opening.done())
         await until(lambda: theirs.fileno() == -1)
@@ -887,7 +887,7 @@ async def call(port: int, times: int) -> None:
 async def test_who_is_slow_or_silent_keeps_no_member_out(
     tmp_path: Path, certs: Path, secret: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_module, "STRANGERS", 8)
+    monkeypatch.setattr(lobby, "AT_HOME", 8)
     async with cluster(tmp_path, **protection(kind, certs, secret)) as at:
         await at.agreed()
         a = at.hosts["a"]

@@ -30,6 +30,7 @@ from electorate.errors import UserError
 from electorate.runtime.config import configure
 from electorate.runtime.contact import explain
 from electorate.runtime.control import address
+from electorate.runtime.hearsay import SENTENCE, heard
 from electorate.runtime.tls import no_password
 from electorate.runtime.wishes import LONGEST
 from electorate.web.token import only
@@ -262,7 +263,7 @@ def read(file: Path) -> str:
 
 def end(code: int, complaint: object = "") -> NoReturn:
     if complaint:
-        print(f"elect: {complaint}", file=sys.stderr)
+        print(f"elect: {heard(str(complaint), SENTENCE)}", file=sys.stderr)
     raise typer.Exit(code)
 
 
@@ -335,10 +336,11 @@ def show(rows: list[dict[str, Any]]) -> None:
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(*titles)
         for cell in cells:
-            table.add_row(*cell)
+            table.add_row(*map(Text, cell))
         Console().print(table)
     else:
         widths = [max(len(row[i]) for row in (titles, *cells)) for i in range(len(titles))]

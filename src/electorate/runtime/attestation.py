@@ -21,13 +21,12 @@ import socket
 from typing import TYPE_CHECKING, NamedTuple
 
 from electorate.runtime.clock import now
+from electorate.runtime.lobby import Lobby, machine
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
-CALLERS = 64
-"""So many at most are listened to at one time; if there are more, the oldest has to go."""
 PATIENCE = 2.0
 """Seconds that each of them has to greet."""
 PAUSE = 0.1
@@ -89,7 +88,7 @@ def attest(listeners: Sequence[socket.socket], witness: Witness, stop: int, seco
                     return
                 if isinstance(key.data, socket.socket):
                     calls.take(key.data)
-                elif key.data in calls.callers:
+                elif key.data in calls.since:
                     key.data.go_on()
 
 
@@ -100,8 +99,9 @@ class Calls:
         self.listeners = listeners
         self.witness = witness
         self.selector = selectors.DefaultSelector()
-        self.callers: dict[Caller, None] = {}
-        """The oldest first."""
+        self.callers: Lobby[Caller] = Lobby(Caller.close)
+        self.since: dict[Caller, None] = {}
+        """The same, the oldest first."""
 
     def __enter__(self) -> Calls:
         for listener in self.listeners:
@@ -110,13 +110,13 @@ class Calls:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for caller in tuple(self.callers):
+        for caller in self.callers:
             caller.close()
         self.selector.close()
 
     def patience(self) -> float:
         """Send those away who have had their time. How many seconds the next one has."""
-        while oldest := next(iter(self.callers), None):
+        while oldest := next(iter(self.since), None):
             if oldest.until > now():
                 return oldest.until - now()
             oldest.close()
@@ -125,7 +125,7 @@ class Calls:
     def take(self, listener: socket.socket) -> None:
         while True:
             try:
-                connection, _ = listener.accept()
+                connection, address = listener.accept()
             except BlockingIOError:
                 return
             except ConnectionAbortedError:
@@ -134,10 +134,11 @@ class Calls:
                 complain(f"cannot take calls for a while: {error.strerror}")
                 select.select([], [], [], PAUSE)
                 return
-            if len(self.callers) >= CALLERS:
-                next(iter(self.callers)).close()
             with contextlib.suppress(OSError):  # it has hung up already
-                Caller(self, connection).go_on()
+                caller = Caller(self, connection)
+                self.callers.enter(caller, machine(address[0]), ())
+                self.since[caller] = None
+                caller.go_on()
 
 
 class Caller:
@@ -155,7 +156,6 @@ class Caller:
             else connection
         )
         calls.selector.register(self.connection, selectors.EVENT_READ, self)
-        calls.callers[self] = None
 
     def go_on(self) -> None:
         """Read what there is. The answer fits into any socket; whoever says what is no greeting gets none."""
@@ -176,6 +176,7 @@ class Caller:
         self.close()
 
     def close(self) -> None:
-        del self.calls.callers[self]
+        self.calls.callers.leave(self)
+        del self.calls.since[self]
         self.calls.selector.unregister(self.connection)
         self.connection.close()

@@ -30,7 +30,7 @@ from electorate.core.model import Kind, Member, Membership, NodeId, QuorumRule, 
 from electorate.core.node import MAX_NAME, is_name
 from electorate.errors import UserError, hint, meant
 from electorate.runtime.sources import PREFIX, Source, read, variables
-from electorate.runtime.wire import GREETING_LIMIT, MAX_METADATA, longest_greeting
+from electorate.runtime.wire import GREETING_LIMIT, MAX_METADATA, longest_greeting, size_of
 
 T = TypeVar("T")
 
@@ -494,7 +494,7 @@ def complaints_about_metadata(metadata: Mapping[Any, Any]) -> Iterator[str]:
             yield f": {name!r} is {value!r}; the others are told texts: {str(name)!r} could be {str(value)!r}"
             return
     try:
-        size = sum(len(text.encode()) for pair in metadata.items() for text in pair)
+        size = size_of(metadata)
     except UnicodeEncodeError as error:
         yield f": {error.object!a} cannot be told to others: it is no text in UTF-8"
         return

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 from electorate.core.model import NodeId, QuorumRule
 from electorate.runtime.figures import hour
+from electorate.runtime.hearsay import Room
 
 if TYPE_CHECKING:
     from electorate.runtime.host import Host
 
 PATIENCE = 5.0
 """After so many seconds without a quorum, or without a peer, the log says so."""
-REASONS = 8
-"""So many reasons at most are logged until a peer is reached; who answers there chooses some of the words."""
 
 
 class Contact:
@@ -38,8 +37,8 @@ class Contact:
         """Since when each peer that had been reached is not, in seconds since 1970: to be shown."""
         self.why: dict[NodeId, str] = {}
         """Why the last attempt to reach it failed."""
-        self.named: dict[NodeId, set[str]] = {}
-        """The reasons that the log has told."""
+        self.named: dict[NodeId, Room] = {}
+        """The reasons that the log has told; who answers there chooses some of the words."""
 
     @property
     def missing(self) -> list[NodeId]:
@@ -104,10 +103,8 @@ class Contact:
         """An attempt has failed: say so once it has lasted, and each other reason once."""
         self.why[peer] = why
         since = self.away.setdefault(peer, self.host.loop.time())
-        told = self.named.get(peer, set())
-        lasting = self.host.loop.time() - since >= PATIENCE
-        if lasting and why not in told and len(told) < REASONS:
-            self.named[peer] = told | {why}
+        now = self.host.loop.time()
+        if now - since >= PATIENCE and self.named.setdefault(peer, Room(now)).hear(why, now):
             address = self.host.config.nodes[peer].address
             self.host.log.warning("node %s cannot be reached at %s: %s", peer, address, why)
 

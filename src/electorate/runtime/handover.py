@@ -16,9 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from electorate.core.model import NodeId, Term
+from electorate.core.node import is_name
 from electorate.runtime import wishes
 from electorate.runtime.clock import now
+from electorate.runtime.hearsay import SENTENCE, heard
 from electorate.runtime.reasons import not_handed_over, who_leads
 from electorate.runtime.wire import Answered, Ask, How
 
@@ -180,7 +184,7 @@ class Handover:
     def on_answered(self, peer: NodeId, answered: Answered) -> None:
         asked, future = self.asked.get(answered.number, (None, None))
         if future is not None and asked == peer and not future.done():
-            future.set_result(answered)
+            future.set_result(msgspec.structs.replace(answered, why=heard(answered.why, SENTENCE)))
         else:
             self.host.node.ignore("an answer to what was not asked")
 
@@ -196,6 +200,8 @@ class Handover:
     def on_ask(self, peer: NodeId, ask: Ask) -> None:
         if list(self.obliging.values()).count(peer) >= AT_ONCE:
             return self.answer(peer, ask, How.REFUSED, f"node {self.host.id} is asked too much: try again")
+        if not is_name(ask.election):
+            return self.answer(peer, ask, How.REFUSED, "that is no name of an election")
         task = self.host.loop.create_task(self.oblige(peer, ask))
         self.obliging[task] = peer
         return task.add_done_callback(self.obliging.pop)

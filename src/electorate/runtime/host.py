@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -60,7 +61,9 @@ from electorate.runtime.directory import doubt
 from electorate.runtime.door import Door
 from electorate.runtime.figures import Figures, Refusal, hour
 from electorate.runtime.handover import Handover, Lapsed
-from electorate.runtime.link import Incoming, Link
+from electorate.runtime.hearsay import SENTENCE, WORD, Hearsay, Room, heard
+from electorate.runtime.link import A_STRANGER, Incoming, Link
+from electorate.runtime.lobby import Lobby
 from electorate.runtime.names import hindrance, listen
 from electorate.runtime.reasons import who_leads
 from electorate.runtime.store import Conditions, Disk, Store, cure, remedy
@@ -73,14 +76,8 @@ T = TypeVar("T")
 SPREAD = 1.0
 """Within so many seconds all who call have to prove anew who they are."""
 
-STRANGERS = 64
-"""So many connections at most may be without a greeting at one time."""
-
 LONGEST_WAIT, LOOK = 10.0, 0.1
 """Seconds until an address is free, at most, and between two attempts to have it."""
-
-REASONS = 1000
-"""So many different complaints at most are remembered; strangers must not fill the memory."""
 
 BURST = 100
 """So many changes of leadership are logged one by one within a second."""
@@ -90,6 +87,8 @@ NAMED = 5
 
 FEW = 100
 """With more elections than this, a program has named them, and none is misspelt."""
+TOLD = 50
+"""So many keys at most are told of or remembered, in which another is configured otherwise."""
 
 FOREVER = 3600.0
 """What is told of a lease at most, in seconds: that of a node that needs nobody's support has no end."""
@@ -157,7 +156,11 @@ class Host:
             """The newest start of each peer that was ever met; an old copy of a store may know better ones no
             more."""
         self.counts: Counter[str] = Counter()
-        """What was refused or ignored, by reason."""
+        """What went wrong at the door, by reason."""
+        self.hearsay = Hearsay(now)
+        """What was refused or ignored of what others say."""
+        self.otherwise: dict[NodeId, Room] = {}
+        """What the log has told of peers that are configured otherwise."""
         self.differs: dict[NodeId, tuple[str, ...]] = {}
         """In which keys a peer is configured otherwise, though not in what safety rests on."""
         self.awaited: tuple[NodeId, ...] | None = None
@@ -181,8 +184,10 @@ class Host:
         self.troubles: set[str] = set()
         """The kinds that the log has told of."""
         self.timers = Timers(self.fire)
-        self.strangers: dict[Incoming, None] = {}
-        """Connections without a greeting, the oldest first."""
+        self.strangers: Lobby[Incoming] = Lobby(Incoming.dismiss)
+        """Connections without a greeting."""
+        self.seen_at: dict[NodeId, bytes] = {}
+        """From which address each peer has greeted last."""
         self.incoming: dict[NodeId, Incoming] = {}
         self.leases: dict[str, tuple[Term, float]] = {}
         self.shown: dict[str, tuple[NodeId | None, Term]] = {}
@@ -498,7 +503,9 @@ class Host:
     def check_member(self, id: NodeId) -> None:
         """Raises `ValueError`."""
         if id not in self.config.nodes:
-            raise ValueError(f"node '{id}' is not in the cluster file; it has {', '.join(self.config.nodes)}")
+            raise ValueError(
+                f"node '{heard(id)}' is not in the cluster file; it has {', '.join(self.config.nodes)}"
+            )
 
     def set_position(self, election: str, position: int) -> None:
         """Raises `ValueError` for what is no 63-bit number, or an election that this node may not hold."""
@@ -890,9 +897,8 @@ class Host:
         known = self.known(peer)
         assert known
         return (
-            f"I have met incarnation {known.incarnation} of node '{peer}', and this one"
-            f" ({identity.start.incarnation}) does not know it: its store was lost or rolled back, or runs"
-            " twice; restart it with --rejoin"
+            f"I have met incarnation {known.incarnation} of node '{peer}', and this one does not know it: its"
+            " store was lost or rolled back, or runs twice; restart it with --rejoin"
         )
 
     def remember(self, peer: NodeId, start: Start) -> None:
@@ -969,16 +975,12 @@ class Host:
         self.begin()
 
     def complain(self, how: str, whom: str, reason: str, refusal: Refusal) -> None:
-        """Count each complaint; log it when it is new."""
+        """Count each complaint; log it when it is new. `whom` and `how` are words of ours."""
         self.figures.refusals[refusal] += 1
-        complaint = f"{how} {whom}: {reason}"
-        if complaint not in self.counts:
-            if len(self.counts) >= REASONS:
-                complaint = "other complaints"
-            else:
-                self.log.warning("%s", complaint)
-                self.tell("peer", {"peer": whom, "state": "refused", "reason": complaint})
-        self.counts[complaint] += 1
+        complaint = heard(f"{how} {whom}: {reason}", SENTENCE)
+        if self.hearsay.hear((how, whom, refusal), complaint):
+            self.log.warning("%s", complaint)
+            self.tell("peer", {"peer": whom, "state": "refused", "reason": complaint})
 
     def foreign(self, tongue: str, id: NodeId) -> str:
         """What to say where that was spoken at the address of this node."""
@@ -995,18 +997,20 @@ class Host:
     # --- strangers -----------------------------------------------------------------------------
 
     def welcome(self, connection: socket.socket) -> None:
-        """Somebody calls. If there are too many that have not greeted, the oldest of them has to go, so that
-        strangers who stay cannot keep a member out."""
-        if len(self.strangers) >= STRANGERS:
+        """Somebody calls. If there are too many that have not greeted, one of them has to go."""
+        incoming = Incoming(self, connection)
+        homes = (link.name.machines for link in self.links.values())
+        members = {*self.seen_at.values(), *chain.from_iterable(homes)}
+        if self.strangers.enter(incoming, incoming.machine, members):
             self.counts["too many strangers"] += 1
             self.figures.refusals["too_many"] += 1
-            oldest = next(iter(self.strangers))
-            oldest.settle()
-            oldest.abort()
-        self.strangers[Incoming(self, connection)] = None
 
-    def objection(self, greeting: Greeting) -> Refused | None:
-        """Why this greeting is not accepted, or None."""
+    def is_at(self, peer: NodeId, machine: bytes) -> bool:
+        """Whether that is an address of this peer, as far as its name tells."""
+        return machine in self.links[peer].name.machines
+
+    def objection(self, greeting: Greeting, whom: str) -> Refused | None:
+        """Why this greeting is not accepted, or None. Complaints about it are complaints about `whom`."""
         refusal: Refusal
         differs: tuple[str, ...] = ()
         if greeting.protocol != PROTOCOL:
@@ -1014,26 +1018,28 @@ class Host:
             reason = f"I speak protocol {PROTOCOL}, not {greeting.protocol}: upgrade the older of the two"
         elif greeting.cluster != self.config.cluster:
             refusal = "cluster"
-            reason = f"I belong to cluster '{self.config.cluster}', not '{greeting.cluster}'"
+            reason = f"I belong to cluster '{self.config.cluster}', not '{heard(greeting.cluster)}'"
         elif greeting.to != self.id:
             refusal = "wrong_address"
-            reason = f"I am node '{self.id}', not '{greeting.to}': check the addresses in the cluster file"
+            reason = (
+                f"I am node '{self.id}', not '{heard(greeting.to)}': check the addresses in the cluster file"
+            )
         elif greeting.node not in self.links:
             refusal = "unknown_node"
-            reason = f"node '{greeting.node}' is not in my cluster file"
+            reason = f"node '{heard(greeting.node)}' is not in my cluster file"
         elif differs := differences(self.safety, greeting.safety):
             refusal = "configuration"
             reason = self.disagreement(differs)
         else:
-            return self.doubtful(greeting)
-        if greeting.node in self.links:
-            self.complain("refusing", greeting.node, reason, refusal)
+            return self.doubtful(greeting, whom)
+        if whom != A_STRANGER:
+            self.complain("refusing", whom, reason, refusal)
         else:
-            self.complain("refusing", "a stranger", "it says it is a node that is not mine", refusal)
+            self.complain("refusing", whom, "it says it is a node that is not mine", refusal)
             self.log.debug("refusing %.100r: %s", greeting.node, reason)
-        return Refused(reason, None, differs)
+        return Refused(reason, None, told(differs))
 
-    def doubtful(self, greeting: Greeting) -> Refused | None:
+    def doubtful(self, greeting: Greeting, whom: str) -> Refused | None:
         """The node is one of mine; is it the one that I know?"""
         peer, identity = greeting.node, greeting.said.identity
         verdict = self.verdict(peer, identity)
@@ -1042,14 +1048,14 @@ class Host:
         known = self.known(peer)
         reason = self.doubt(peer, identity, verdict)
         if verdict is not Verdict.SHOW and not identity.rejoining:
-            self.complain("refusing", peer, reason, "lost_store")
+            self.complain("refusing", whom, reason, "lost_store")
         return Refused(reason, known)
 
     def disagreement(self, keys: tuple[str, ...]) -> str:
         """One sentence that names the keys in which another is configured otherwise."""
-        named = [f"{key} ({self.configured(key)} here)" for key in keys[:NAMED]]
+        named = [f"{key} ({self.configured(key)} here)" for key in told(keys[:NAMED])]
         if len(keys) > NAMED:
-            named.append(f"{len(keys) - NAMED} more")
+            named.append(f"{len(keys) - NAMED} more" if len(keys) < TOLD else "many more")
         return f"our configurations differ in {', '.join(named)}: give all nodes the same cluster file"
 
     def configured(self, key: str) -> str:
@@ -1058,9 +1064,10 @@ class Host:
 
     def compare(self, peer: NodeId, rest: Mapping[str, int]) -> None:
         """Say it once if a peer is configured otherwise, where safety does not rest on it."""
-        differs = differences(self.rest, rest)
-        if differs and self.differs.get(peer) != differs:
-            self.log.warning("node %s: %s", peer, self.disagreement(differs))
+        differs = told(differences(self.rest, rest))
+        room = self.otherwise.setdefault(peer, Room(now()))
+        if differs and room.hear(what := self.disagreement(differs), now()):
+            self.log.warning("node %s: %s", peer, what)
         self.differs[peer] = differs
 
     def greeted(self, greeting: Greeting, incoming: Incoming) -> None:
@@ -1068,6 +1075,7 @@ class Host:
         peer, identity = greeting.node, greeting.said.identity
         self.remember(peer, identity.start)
         self.compare(peer, greeting.rest)
+        self.seen_at[peer] = incoming.machine
         older = self.incoming.get(peer)
         self.incoming[peer] = incoming
         if older:
@@ -1149,4 +1157,9 @@ class Host:
 
     def ignored(self) -> dict[str, int]:
         """What was ignored or refused, and how often."""
-        return {**self.node.ignored, **self.counts}
+        return {**self.node.ignored, **self.counts, **self.hearsay.counts()}
+
+
+def told(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """The keys in which another is configured otherwise, some of which it has named."""
+    return tuple(heard(key, 2 * WORD) for key in keys[:TOLD])

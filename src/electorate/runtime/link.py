@@ -24,10 +24,13 @@ from electorate.core.identity import Start
 from electorate.core.model import Message, NodeId
 from electorate.runtime.contact import explain
 from electorate.runtime.figures import Refusal
+from electorate.runtime.hearsay import SENTENCE, heard
+from electorate.runtime.lobby import machine
 from electorate.runtime.names import Name, Place, in_turn, place, reach
 from electorate.runtime.tls import expiry
 from electorate.runtime.wire import (
     FRAME_LIMIT,
+    MAX_METADATA,
     PROTOCOL,
     Answer,
     Exited,
@@ -41,6 +44,7 @@ from electorate.runtime.wire import (
     frame,
     greetings,
     messages,
+    size_of,
 )
 
 if TYPE_CHECKING:
@@ -75,6 +79,10 @@ NO_HTTP = (
 """What a browser is told that has come to the wrong door."""
 BACKLOG = 4 << 20
 """A peer that leaves more bytes unread than this, and takes nothing for `UNHEARD` seconds, is cut off."""
+
+
+A_STRANGER = "a stranger"
+"""Of whom nothing is known that could be said."""
 
 
 class Reached(NamedTuple):
@@ -267,7 +275,7 @@ class Link:
             self.fallen = None
             self.mute = []
             outgoing.reached = Reached(identity.start, outgoing.place)
-            self.metadata = welcome.metadata
+            self.metadata = self.told(welcome.metadata)
             self.pause = FIRST_PAUSE
             if certificates := self.host.certificates:
                 age = AGE * random.uniform(0.8, 1.0) if outgoing.context is certificates.client else AGAIN
@@ -279,6 +287,13 @@ class Link:
             if not (before and before.reached and before.reached.start == identity.start):
                 self.host.connected(self.peer, identity)
 
+    def told(self, metadata: dict[str, str]) -> dict[str, str]:
+        """What the peer tells of itself, if it tells no more than it may."""
+        if size_of(metadata) <= MAX_METADATA:
+            return metadata
+        self.host.complain("ignoring", self.peer, "its metadata is longer than it may be", "junk")
+        return {}
+
     def refused(self, refusal: Refused) -> None:
         """Show what it remembers of me, if I can, and have not yet."""
         asked = refusal.known and Start(*refusal.known)
@@ -289,7 +304,7 @@ class Link:
             self.at_once |= self.shown is not None and self.shown != before
         if not self.at_once:
             self.host.refused_by(self.peer, refusal)
-            self.failure = f"it refuses me: {refusal.reason}"
+            self.failure = f"it refuses me: {heard(refusal.reason, SENTENCE)}"
 
     def broken(self) -> None:
         """The connection that stood has broken: dial back at once."""
@@ -429,6 +444,7 @@ class Incoming(asyncio.Protocol):
     def __init__(self, host: Host, connection: socket.socket) -> None:
         self.host = host
         self.connection = connection
+        self.machine = caller_of(connection)
         self.peer: NodeId | None = None
         self.strangers = greetings()
         self.words = messages()
@@ -461,7 +477,7 @@ class Incoming(asyncio.Protocol):
             reason = "TLS without a certificate to be trusted"
             if error.reason == "HTTP_REQUEST":
                 reason = f"it speaks HTTP: {self.host.foreign('HTTP', self.host.id)}"
-            self.host.complain("refusing", "a stranger", reason, "certificate")
+            self.host.complain("refusing", A_STRANGER, reason, "certificate")
             self.host.log.debug("a stranger's handshake failed: %s", error)
         except OSError as error:
             self.host.log.debug("a stranger hung up: %s", error)
@@ -500,7 +516,7 @@ class Incoming(asyncio.Protocol):
         tune(self.transport)
 
     def hurry(self) -> None:
-        self.host.complain("cutting off", "a stranger", "no greeting in time", "no_greeting")
+        self.host.complain("cutting off", A_STRANGER, "no greeting in time", "no_greeting")
         self.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -515,13 +531,13 @@ class Incoming(asyncio.Protocol):
                 self.host.junk(f"node {self.peer}", error)
             elif isinstance(error, Foreign):
                 reason = f"it speaks {error.tongue}: {self.host.foreign(error.tongue, self.host.id)}"
-                self.host.complain("refusing", "a stranger", reason, "junk")
+                self.host.complain("refusing", A_STRANGER, reason, "junk")
                 if self.transport and error.tongue == "HTTP":
                     self.transport.write(NO_HTTP)
                     return self.transport.close()
             else:
-                self.host.complain("junk from", "a stranger", "it is no node, or of another version", "junk")
-                self.host.log.debug("a stranger said: %s", error)
+                self.host.complain("junk from", A_STRANGER, "it is no node, or of another version", "junk")
+                self.host.log.debug("a stranger said: %s", heard(str(error), SENTENCE))
             self.abort()
 
     def greet(self, data: bytes) -> bytes:
@@ -553,9 +569,9 @@ class Incoming(asyncio.Protocol):
         self.settle()
         certificates, certificate = self.host.certificates, certificate_of(self.transport)
         if certificates and not certificates.names(certificate, greeting.node):
-            reason = f"your certificate is not that of node '{greeting.node[:100]}'"
-            return self.refuse(greeting.node[:100], Refused(reason), "certificate")
-        refused = self.host.objection(greeting)
+            reason = f"your certificate is not that of node '{heard(greeting.node)}'"
+            return self.refuse(A_STRANGER, Refused(reason), "certificate")
+        refused = self.host.objection(greeting, self.whom(greeting.node))
         if refused:
             self.say(refused)
             return self.close()
@@ -569,15 +585,36 @@ class Incoming(asyncio.Protocol):
         self.say(Welcome(Said.of(self.host.identity(asked)), self.host.metadata))
         return self.host.greeted(greeting, self)
 
+    def whom(self, node: NodeId) -> str:
+        """About whom a complaint is: anybody can say that it is a node, but not show its certificate, and not
+        call from its address."""
+        if node not in self.host.links:
+            return A_STRANGER
+        proven = self.host.certificates or self.host.is_at(node, self.machine)
+        return node if proven else f"{A_STRANGER} that says it is {node}"
+
+    def dismiss(self) -> None:
+        """Others have come."""
+        self.settle()
+        self.abort()
+
     def settle(self) -> None:
         """No longer a stranger."""
-        self.host.strangers.pop(self, None)
+        self.host.strangers.leave(self)
         self.timeout.cancel()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.ended, self.older = True, None
         self.settle()
         self.host.hung_up(self)
+
+
+def caller_of(connection: socket.socket) -> bytes:
+    """The address of who has called there, unless it has hung up already."""
+    try:
+        return machine(connection.getpeername()[0])
+    except (OSError, IndexError):
+        return b""
 
 
 def certificate_of(transport: asyncio.Transport | None) -> Mapping[str, Any] | None:

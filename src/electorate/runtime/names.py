@@ -18,6 +18,8 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import zip_longest
 from typing import Any, TypeAlias, cast
 
+from electorate.runtime.lobby import machine
+
 LASTS = 3.0
 """After so many seconds without an answer the log tells that a look-up lasts."""
 PROMPT = 0.3
@@ -105,8 +107,12 @@ class Name:
         self.key = key
         """Where it is configured."""
         self.log = log
-        self.known: list[Address] = [(host, port)] if is_number(host) else []
+        self.known: list[Address] = []
         """What it stood for last."""
+        self.machines: frozenset[bytes] = frozenset()
+        """The same, without ports, however each is written."""
+        if is_number(host):
+            self.learn([(host, port)])
         self.asked: asyncio.Future[list[Address]] | None = None
         self.lasting: asyncio.TimerHandle | None = None
         self.troubles: set[str] = set()
@@ -136,11 +142,15 @@ class Name:
         self.asked = None
         if error := asked.exception():
             return self.tell(f"fails ({reason(error)})") if self.known else None
-        self.known = asked.result()
+        self.learn(asked.result())
         if self.troubles:
             self.log.info("looking up %s (%s) works again", self.host, self.key)
             self.troubles.clear()
         return None
+
+    def learn(self, addresses: list[Address]) -> None:
+        self.known = addresses
+        self.machines = frozenset(machine(number) for number, _ in addresses)
 
     def take_long(self) -> None:
         self.tell("takes long")

@@ -13,7 +13,7 @@ certificates, or a secret, all this is said through TLS (`tls`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Generic, TypeAlias, TypeVar
 
@@ -51,6 +51,11 @@ GREETING_LIMIT = 1 << 16
 
 MAX_METADATA = 2000
 """What a node tells of itself has so many bytes of UTF-8 at most."""
+
+
+def size_of(metadata: Mapping[str, str]) -> int:
+    """In bytes. Raises `UnicodeEncodeError` for what is no text."""
+    return sum(len(text.encode()) for pair in metadata.items() for text in pair)
 
 
 class How(StrEnum):
