@@ -24,7 +24,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def group(name: str) -> list[str]:
     """What a group of dependencies stands for."""
-    found = []
+    found: list[str] = []
     for need in PROJECT["dependency-groups"][name]:
         found += group(need["include-group"]) if isinstance(need, dict) else [need]
     return found
@@ -33,8 +33,9 @@ def group(name: str) -> list[str]:
 def extras() -> list[str]:
     optional = PROJECT["project"]["optional-dependencies"]
     assert optional["all"] == [f"electorate[{','.join(sorted(set(optional) - {'all'}))}]"]
-    return PROJECT["project"]["dependencies"] + [
-        need for name, needs in optional.items() for need in needs if name != "all"
+    return [
+        *PROJECT["project"]["dependencies"],
+        *(n for x, needs in optional.items() if x != "all" for n in needs),
     ]
 
 
