@@ -71,7 +71,6 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "runtime/tree.py": ("ward", "privileges"),
     "web/hosts.py": ("web_hosts",),
     "web/tls.py": ("web_https",),
-    "web/refusals.py": ("web_commands",),
     "web": ("web_fitness", "web_limits", "web_commands", "web_events", "web_metrics", "web_questions"),
     "cli": ("guardian",),
     "cli/client.py": ("runtime_names",),

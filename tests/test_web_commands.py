@@ -15,7 +15,7 @@ import pytest
 
 from electorate.errors import UserError
 from electorate.runtime.host import Host
-from electorate.web import app, commands, refusals, server, serving
+from electorate.web import app, commands, server, serving
 from tests.runtime_hosts import BOUND, E, in_loop, stranger, until
 from tests.web_nodes import WebCluster, web_cluster
 
@@ -248,10 +248,9 @@ async def test_who_may_not_command_is_written_down_once_and_counted(
 
 @in_loop
 async def test_who_tries_tokens_all_day_fills_no_log_and_is_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "electorate.a.audit")
-    monkeypatch.setattr(refusals, "SPAN", BOUND)
     async with commanded(tmp_path, "a") as cluster:
 
         async def guess() -> None:
@@ -261,21 +260,8 @@ async def test_who_tries_tokens_all_day_fills_no_log_and_is_counted(
         for _ in range(100):
             await guess()
         assert len(caplog.messages) == 1
-        monkeypatch.setattr(refusals, "SPAN", 0.0)
-        await guess()
-        assert len(caplog.messages) == 2
-        assert caplog.messages[1].endswith("; 99 more were refused since the last line of this kind")
-        assert 'reason="token"} 101.0' in (await cluster.get("a", "/metrics")).text
+        assert 'reason="token"} 100.0' in (await cluster.get("a", "/metrics")).text
         assert TOKEN not in caplog.text and "Bearer" not in caplog.text
-
-
-def test_many_callers_together_fill_no_log() -> None:
-    lines: list[str] = []
-    sparing = refusals.Sparing()
-    for caller in range(1000):
-        sparing.tell(caller, lines.append)
-    assert lines == [""] * refusals.LINES
-    assert len(sparing.told) == refusals.LINES
 
 
 @in_loop

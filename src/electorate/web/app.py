@@ -23,7 +23,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Scope
 
 from electorate.errors import UserError
+from electorate.runtime.clock import now
 from electorate.runtime.figures import Refusal
+from electorate.runtime.hearsay import Hearsay, heard
 from electorate.runtime.host import Host
 from electorate.runtime.reasons import no_election
 from electorate.version import __version__
@@ -34,7 +36,6 @@ from electorate.web.events import Events
 from electorate.web.health import Health
 from electorate.web.hosts import Addressed, Hosts
 from electorate.web.openapi import Operation, description
-from electorate.web.refusals import Sparing
 from electorate.web.rooms import Room, Rooms
 from electorate.web.tls import Certificate
 
@@ -70,7 +71,8 @@ class Api:
         self.closing = threading.Event()
         self.audit = logging.getLogger(f"electorate.{host.id}.audit")
         self.log = logging.getLogger(f"electorate.{host.id}.http")
-        self.may_not_command, self.misdirected = Sparing(), Sparing()
+        self.hearsay = Hearsay(now)
+        """Of whom was refused."""
 
     def close(self) -> None:
         """Let every answer end."""
@@ -246,25 +248,20 @@ class Api:
         return reply(leader, 200 if done else 202)
 
     def refuse(self, who: str, request: Request, error: HTTPException) -> None:
-        """Whoever may not command is counted, and written down sparingly."""
+        """Whoever may not command is counted, and written down as far as there is room."""
         reason: Refusal = "token" if error.status_code == 401 else "command"
         self.host.figures.refusals[reason] += 1
-        outcome = f"refused, {error.status_code}: {error.detail!r}"
-        self.may_not_command.tell(
-            (request.client.host if request.client else "unknown", error.detail),
-            lambda others: self.record(who, request.url.path, outcome + others),
-        )
+        caller = request.client.host if request.client else "unknown"
+        if self.hearsay.hear(("refusing", "callers", reason), f"{caller}: {error.detail}"):
+            self.record(who, request.url.path, f"refused, {error.status_code}: {error.detail!r}")
 
     def misdirect(self, scope: Scope, host: str) -> None:
         """So is whoever means another host."""
         self.host.figures.refusals["host"] += 1
-        who = scope["client"][0] if scope["client"] else "unknown"
-        self.misdirected.tell(
-            (who, host),
-            lambda others: self.log.warning(
-                "refusing %s, who calls this node %r: that is not in http.hosts%s", who, host[:100], others
-            ),
-        )
+        caller = scope["client"][0] if scope["client"] else "unknown"
+        complaint = f"refusing {caller}, who calls this node '{heard(host)}': that is not in http.hosts"
+        if self.hearsay.hear(("refusing", "callers", "host"), complaint):
+            self.log.warning("%s", complaint)
 
     def record(self, who: str, what: str, outcome: str) -> None:
         self.audit.info(

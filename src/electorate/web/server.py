@@ -23,7 +23,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from electorate.errors import UserError
+from electorate.runtime.clock import now
 from electorate.runtime.door import Door
+from electorate.runtime.hearsay import Hearsay
 from electorate.runtime.host import Host
 from electorate.runtime.names import hindrance, listen
 from electorate.web import token
@@ -31,7 +33,6 @@ from electorate.web.app import Api, application
 from electorate.web.commands import Commands
 from electorate.web.events import Events
 from electorate.web.pace import Unhurried
-from electorate.web.refusals import Sparing
 from electorate.web.tls import Certificate, OnlyProbes, plain
 
 CONNECTIONS = 256
@@ -97,7 +98,7 @@ class Server:
         self.listeners = listeners
         self.certificate = certificate
         self.log = log
-        self.unshaken = Sparing()
+        self.hearsay = Hearsay(now)
 
     async def start(self) -> None:
         """Returns once calls are taken, so that nothing is left to be imported later. Raises `UserError`."""
@@ -232,11 +233,9 @@ class Server:
             await self.loop.connect_accepted_socket(lambda: protocol, connection, **https)
         except ssl.SSLError as error:
             self.host.figures.refusals["https"] += 1
-            why = plain(error)
-            self.unshaken.tell(
-                (caller, why),
-                lambda others: self.log.warning("no handshake with %s: %s%s", caller, why, others),
-            )
+            complaint = f"no handshake with {caller}: {plain(error)}"
+            if self.hearsay.hear(("no handshake with", "callers", "https"), complaint):
+                self.log.warning("%s", complaint)
         except OSError:  # it has gone already
             connection.close()
 
