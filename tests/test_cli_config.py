@@ -75,6 +75,12 @@ def test_every_commented_key_of_what_init_writes_can_be_used(tmp_path: Path) -> 
             ["init", "--algorithm", "paxos"],
             "there is no algorithm 'paxos'; choose one of bully, ring, raft, zab",
         ),
+        (["init", "--cluster", ""], "--cluster '': a cluster has a name, without quotes and backslashes"),
+        (
+            ["init", "--cluster", 'a"b'],
+            "--cluster 'a\"b': a cluster has a name, without quotes and backslashes",
+        ),
+        (["init", "--algorithm", "raf"], "there is no algorithm 'raf'; did you mean 'raft'?"),
         (["init", "--nodes", "0"], "--nodes 0: a file to begin with has 1 to 26 nodes"),
         (
             ["init", "--output", "no/such/folder"],

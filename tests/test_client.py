@@ -303,6 +303,7 @@ def test_what_cannot_be_is_refused(three: Nodes, way: int) -> None:
         (("transfer", "z", *three.ways(leader)[way], *token), "z"),
         (("transfer", "z", *three.ways(follower)[way], *token), "z"),
         (("leader", "nope", *three.ways(leader)[way]), "nope"),
+        (("watch", "--election", "mian", *three.ways(leader)[way]), "did you mean 'main'?"),
     ):
         done = elect(three.directory, *words)
         assert (done.returncode, done.stdout) == (4, ""), done.stderr
@@ -344,6 +345,7 @@ def test_wrong_use(tmp_path: Path) -> None:
     for words, says in (
         (("status",), "say which node"),
         (("leader", "--url", "localhost:80"), "--url localhost:80 is not a URL"),
+        (("leader", "--url", "http://"), "--url http:// is not a URL"),
         (("resign", "--url", "http://x", "--token-file", "none"), "--token-file none: No such file"),
         (("status", "--config", "none.toml", "--id", "a"), "none.toml"),
         (("freeze", "-1"), "-1 is less than 0: say a number from 0 on; see `"),

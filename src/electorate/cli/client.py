@@ -128,7 +128,7 @@ class OverHttp:
         self, url: str, token: str | None, timeout: float, trust: ssl.SSLContext | None = None
     ) -> None:
         scheme, sign, place = url.partition("://")
-        if scheme.lower() not in ("http", "https") or not sign:
+        if scheme.lower() not in ("http", "https") or not sign or not place.strip("/"):
             raise UserError(f"--url {shown(url)} is not a URL such as http://10.0.0.1:8400")
         if "@" in place:
             raise UserError(
@@ -164,12 +164,11 @@ class OverHttp:
                 return
 
     def watch(self, election: str | None) -> Iterator[Any]:
-        with self.open("/events", timeout=None) as events:
+        query = "" if election is None else f"?{urllib.parse.urlencode({'election': election})}"
+        with self.open(f"/events{query}", timeout=None) as events:
             for line in events:
                 if line.startswith(b"data:"):
-                    view = json.loads(line[5:])
-                    if election in (None, view["election"]):
-                        yield view
+                    yield json.loads(line[5:])
 
     def open(self, path: str, body: bytes | None = None, timeout: float | None = -1.0) -> Any:
         request = urllib.request.Request(self.url + path, body)
@@ -301,7 +300,7 @@ def status(
         said = how.get(state, f"is {state}") + (f": {why}" if why else "")
         print(f"node {peer} {said}" + (f", and configured otherwise: {', '.join(keys)}" if keys else ""))
     for why, count in answer["ignored"].items():
-        print(f"{count:5} times: {why}")
+        print(f"{count:5} time{'' if count == 1 else 's'}: {why}")
 
 
 def elections(

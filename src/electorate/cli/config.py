@@ -71,6 +71,8 @@ def init(
     text += "".join(
         NODE.format(id=id, port=7400 + number, http=8400 + number) for number, id in enumerate(names)
     )
+    if not cluster.isprintable() or {'"', "\\"} & {*cluster} or not cluster:
+        raise UserError(f"--cluster {cluster!r}: a cluster has a name, without quotes and backslashes")
     try:
         with output.open("w" if force else "x") as file:
             file.write(text)
@@ -134,7 +136,8 @@ def quorum(membership: Membership) -> str:
     """How many voters may fail."""
     survived = losses(membership)
     lost = f"any {survived} of them" if survived > 1 else "any one of them" if survived else "none of them"
-    return f"{membership.rule} of {len(membership.voters)} voters; it survives the loss of {lost}"
+    count = f"{len(membership.voters)} voter{'' if len(membership.voters) == 1 else 's'}"
+    return f"{membership.rule} of {count}; it survives the loss of {lost}"
 
 
 def losses(membership: Membership) -> int:

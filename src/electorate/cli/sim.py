@@ -213,7 +213,8 @@ def hunt(wanted: Wanted, seeds: range, seconds: float, as_json: bool) -> None:
         result = {"seeds": done, "violations": 0, "events": events, "availability": round(share, 4)}
         print(json_line({"kind": "summary", **result, "settled": round(settled, 4)}))
     else:
-        say(f"{done} seeds, {events:,} events, no violation; a lease was held {share:.1%} of the time")
+        seeds_run = f"{done} seed{'' if done == 1 else 's'}"
+        say(f"{seeds_run}, {events:,} events, no violation; a lease was held {share:.1%} of the time")
         print(f"after the storm, all agreed within {settled:.2f} s")
 
 

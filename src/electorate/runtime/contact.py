@@ -130,7 +130,7 @@ def explain(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not to be trusted ({error.verify_message})"
     if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-        return "it does not speak TLS: give every node the same cluster file"
+        return "it does not speak TLS"
     if isinstance(error, ssl.SSLError):
         return f"TLS fails ({error.reason})"
     if isinstance(error, ConnectionError) and not (error.strerror or str(error)):
