@@ -119,6 +119,9 @@ def test_what_cannot_be_killed_is_not_dead(place: Path) -> None:
             process.terminate()
             while f"process {pid} (Operation not permitted)" not in (line := process.stderr.readline()):
                 assert line
+            ask = [sys.executable, "-m", "electorate", "status", "--data", "data"]
+            known = subprocess.run(ask, cwd=place, capture_output=True, text=True, check=True).stdout
+            assert f"the command cannot be ended: process {pid} (Operation not permitted)" in known
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(2.0)
             assert children(process.pid) == [guardian], "nobody is ended for that"

@@ -84,6 +84,19 @@ def test_a_directory_serves_one_process_at_a_time(tmp_path: Path) -> None:
     mine.close()
 
 
+def test_what_a_process_has_left_is_told_from_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its guardian, which has something to end yet, holds the directory as well."""
+    monkeypatch.setattr("electorate.runtime.store.REMAINS", 0.05)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with closing(store(tmp_path)):
+        (tmp_path / "lock").write_text(str(ended.pid))
+        with pytest.raises(UserError, match=f"is in use by what process {ended.pid} has left"):
+            store(tmp_path)
+
+
 def test_a_directory_belongs_to_one_node_of_one_cluster(tmp_path: Path) -> None:
     store(tmp_path).close()
     with pytest.raises(

@@ -289,7 +289,7 @@ def status(
     for row in answer["elections"]:
         if row["frozen"]:
             print(f"frozen: it does not contend for '{row['election']}' for another {row['frozen']:g} s")
-    for trouble in (answer["no_quorum"], answer["no_store"]):
+    for trouble in (answer["no_quorum"], answer["no_store"], answer["resists"]):
         if trouble:
             print(trouble)
     for peer, state in answer["peers"].items():

@@ -68,6 +68,7 @@ from electorate.runtime.names import hindrance, listen
 from electorate.runtime.reasons import who_leads
 from electorate.runtime.store import Conditions, Disk, Store, cure, remedy
 from electorate.runtime.timers import Timers
+from electorate.runtime.tree import plea
 from electorate.runtime.ward import ATTESTED, Ward
 from electorate.runtime.wire import PROTOCOL, Answered, Ask, Greeting, Refused, WireError, Word
 
@@ -1116,6 +1117,7 @@ class Host:
             "unreached": self.unreached(),
             "no_quorum": self.contact.no_quorum,
             "no_store": self.no_store,
+            "resists": self.resists,
             "differs": self.differing(),
             "waiting": self.waiting,
             "awaits": self.awaited,
@@ -1144,6 +1146,12 @@ class Host:
         """Since when the store takes no write, and why. May be asked from any thread."""
         since, trouble = self.figures.store_fails_since, self.trouble
         return f"since {hour(since)}, {trouble}" if since and trouble else None
+
+    @property
+    def resists(self) -> str | None:
+        """What of a command cannot be ended, and what comes of that. May be asked from any thread."""
+        left = self.ward.resisting
+        return plea(left) if left else None
 
     def expiry(self) -> dict[NodeId, float]:
         """When the certificate that each node has shown last ends, in seconds since 1970, and my own. May be

@@ -69,7 +69,8 @@ def not_handed_over(host: Host, election: str, heir: NodeId | None = None) -> st
             return f"node {view.leader} leads"
         return f"node {host.id} has resigned, and nobody leads yet"
     if leading.occupied and view is not None and view.yielding:
-        return f"the work of node {host.id} has not ended; it hands over when it has"
+        left = f" ({host.ward.resisting} cannot be ended)" if host.ward.resisting else ""
+        return f"the work of node {host.id} has not ended{left}; it hands over when it has"
     if heir is not None and heir in leading.contenders and leading.is_behind(heir):
         return f"node {heir} is behind: its position is {leading.contenders[heir]}, that of others is newer"
     if heir in host.links and not host.links[heir].connected:

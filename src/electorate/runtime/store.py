@@ -617,10 +617,15 @@ def lock(directory: Path) -> int:
     try:
         while not is_locked(descriptor):
             holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-            if now() > until or not has_ended(holder):
+            if not has_ended(holder):
                 raise InUse(
                     f"data directory {directory} is in use by process {holder or 'unknown'}: stop it, or give"
                     " each process an id and a directory of its own"
+                )
+            if now() > until:
+                raise InUse(
+                    f"data directory {directory} is in use by what process {holder} has left, such as a"
+                    " command that its guardian cannot end: that one's log tells which; end it"
                 )
             time.sleep(0.005)
         os.ftruncate(descriptor, 0)

@@ -119,8 +119,8 @@ class Ward:
         """None while there is no guardian that is ready."""
         self.busy = False
         """It has been told to start a command, and has not said that it is gone."""
-        self.resisting = False
-        """It has said that it cannot end the command: then nobody else here can, and it is left alone."""
+        self.resisting = ""
+        """What of the command it cannot end, as it has said: nobody else here can, so it is left alone."""
         self.deadline = self.overdue = guardian.NEVER
         """When the command must have ended at the latest: because of the lease, and because it was told."""
         self.watching: asyncio.TimerHandle | None = None
@@ -282,7 +282,7 @@ class Ward:
         self, arguments: list[str], environment: Mapping[str, str], deadline: float, seconds: float
     ) -> None:
         """Start it; it has so many seconds to stop, if the deadline comes near."""
-        self.busy, self.resisting, self.overdue = True, False, guardian.NEVER
+        self.busy, self.resisting, self.overdue = True, "", guardian.NEVER
         self.say("start", arguments, environment, deadline, seconds)
         self.put_off(deadline)
 
@@ -321,13 +321,13 @@ class Ward:
 
     def resists(self, left: str) -> None:
         """Something of the command cannot be ended."""
-        self.resisting = True
+        self.resisting = left
         self.host.log.error("%s", plea(left))
 
     def ended(self, code: int, told: bool) -> None:
         """Nothing is left of the command."""
         assert self.work
-        self.busy = self.resisting = False
+        self.busy, self.resisting = False, ""
         self.watch()
         self.work.ended(code, told)
 

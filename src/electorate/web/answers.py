@@ -72,6 +72,8 @@ class Status(msgspec.Struct):
     """Since when this node reaches no quorum, and whom it does not reach."""
     no_store: str | None
     """Since when the store of this node takes no write, and why: it can promise nothing until it does."""
+    resists: str | None
+    """What of a command cannot be ended, so that this node keeps its port and its data directory."""
     differs: dict[NodeId, tuple[str, ...]]
     """In which keys a peer is configured otherwise, where safety does not rest on it."""
     waiting: str | None

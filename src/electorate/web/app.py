@@ -168,6 +168,7 @@ class Api:
                 unreached=host.unreached(),
                 no_quorum=host.contact.no_quorum,
                 no_store=host.no_store,
+                resists=host.resists,
                 differs=host.differing(),
                 waiting=host.waiting,
                 awaits=host.awaited,
