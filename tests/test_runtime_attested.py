@@ -9,11 +9,12 @@ import os
 import select
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 
 import electorate
 from electorate.core.identity import Start
-from electorate.runtime import attestation, authority, certificates, link, names
+from electorate.runtime import attestation, authority, certificates, contact, link, names
 from electorate.runtime.attestation import Witness, attest, exited
 from electorate.runtime.host import Host
 from electorate.runtime.link import FIRST_PAUSE
@@ -423,6 +424,159 @@ async def test_what_refuses_in_the_name_of_a_living_leader_makes_two_only_where_
         else:
             assert not dead(at, leader.id)
             assert leader.is_leader("main") and not any(at.hosts[id].is_leader("main") for id in others)
+
+
+# --- somebody between the nodes -------------------------------------------------------------------------
+
+
+class Between:
+    """Whoever holds the wire between two nodes: what one dials goes through here to the other, and it can
+    reset what stands, and refuse what comes, or answer in the other's place."""
+
+    def __init__(self, there: int) -> None:
+        self.there = there
+        self.server: asyncio.Server
+        self.port = 0
+        self.writers: set[asyncio.StreamWriter] = set()
+        self.forged = b""
+
+    async def listen(self) -> None:
+        self.server = await asyncio.start_server(self.taken, "127.0.0.1", self.port)
+        self.port = self.server.sockets[0].getsockname()[1]
+
+    async def taken(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.add(writer)
+        with contextlib.suppress(OSError):
+            if self.forged:
+                writer.write(self.forged)
+                await reader.read(1)
+                return writer.close()
+            theirs, further = await asyncio.open_connection("127.0.0.1", self.there)
+            self.writers.add(further)
+            await asyncio.gather(self.carry(reader, further), self.carry(theirs, writer))
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def refuse(self) -> None:
+        self.server.close()
+        self.reset()
+
+    def reset(self) -> None:
+        for writer in self.writers:
+            held = writer.get_extra_info("socket")
+            if held is not None and held.fileno() >= 0:
+                held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        self.writers.clear()
+
+
+@contextlib.asynccontextmanager
+async def with_somebody_between(
+    tmp_path: Path, **settings: Any
+) -> AsyncIterator[tuple[Cluster, dict[tuple[str, str], Between]]]:
+    """Three nodes, each of which reaches each other one by a way of its own, which is not safe."""
+    async with cluster(tmp_path, absent="abc", **settings) as at:
+        ways = {(a, b): Between(at.ports[b]) for a in "abc" for b in "abc" if a != b}
+        for way in ways.values():
+            await way.listen()
+        for id in "abc":
+            ports = {peer: way.port for (dialler, peer), way in ways.items() if dialler == id}
+            nodes = {peer: {"address": f"127.0.0.1:{port}"} for peer, port in ports.items()}
+            await at.start(id, at.config(nodes={id: {"address": f"127.0.0.1:{at.ports[id]}"}, **nodes}))
+        try:
+            yield at, ways
+        finally:
+            for id in tuple(at.hosts):
+                await at.stop(id)
+            for way in ways.values():
+                await way.refuse()
+
+
+@pytest.mark.parametrize(
+    ("believed", "attack", "are_two"),
+    [
+        ("attested", "both ways", False),
+        ("attested", "forged", False),
+        ("attested", "forged in TLS", False),
+        ("refused", "one way", False),
+        ("none", "both ways", False),
+        ("refused", "both ways", True),
+    ],
+)
+@pytest.mark.parametrize("kind", ["secret", "tls"])
+@in_loop
+async def test_who_resets_and_refuses_in_the_name_of_a_leader_makes_two_only_where_a_refusal_is_believed(
+    tmp_path: Path,
+    keys: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    believed: str,
+    attack: str,
+    are_two: bool,
+) -> None:
+    """Nobody who knows no key of the cluster, but holds all wires of the leader, ends its lease for the others,
+    unless they believe what anybody can say, and it comes from both sides."""
+    monkeypatch.setattr(link, "LONGEST_PAUSE", 0.02)
+    async with with_somebody_between(tmp_path, **settings(kind, keys, proof_of_death=believed)) as (at, ways):
+        leader = await at.agreed()
+        others = [host for host in at.hosts.values() if host is not leader]
+        term = leader.view("main").term  # type: ignore[union-attr]
+        await until(
+            lambda: all(host.links[peer].connected for host in at.hosts.values() for peer in host.links)
+        )
+        await until(lambda: all(host.known(leader.id) for host in others))
+        refusals = count_refusals(monkeypatch, leader.id)
+        tries = dict.fromkeys((host.id for host in others), 0)
+        failed = contact.Contact.failed
+
+        def count(self: contact.Contact, peer: str, why: str) -> None:
+            failed(self, peer, why)
+            if peer == leader.id:
+                tries[self.host.id] += 1
+
+        monkeypatch.setattr(contact.Contact, "failed", count)
+        attacked = [
+            way
+            for ends, way in ways.items()
+            if leader.id == ends[1] or (leader.id in ends and attack != "one way")
+        ]
+        server = socket.create_server(("127.0.0.1", 0)) if attack == "forged in TLS" else None
+        for way in attacked:
+            if attack == "forged":
+                way.forged = exited(leader.started)
+            elif server and way.there == at.ports[leader.id]:
+                way.there = server.getsockname()[1]
+            else:
+                await way.refuse()
+            way.reset()
+        with forging(server, leader) if server else contextlib.nullcontext():
+            if are_two:
+                second = await at.agreed(*(host.id for host in others))
+                assert second.is_leader("main") and leader.is_leader("main"), "two at once"
+            else:
+                await until(lambda: all(number > 5 for number in tries.values()))
+                assert "forged" in attack or all(refusals.count(host.id) > 3 for host in others)
+                assert not dead(at, leader.id)
+                assert leader.is_leader("main") and not any(host.is_leader("main") for host in others)
+                for host in others:
+                    view = host.view("main")
+                    assert view and (view.leader, view.term) == (leader.id, term)
+
+
+@contextlib.contextmanager
+def forging(server: socket.socket, leader: Host) -> Iterator[None]:
+    """Somebody attests the end of this node who knows everything of it but a key."""
+    assert leader.testimony.credentials
+    ca = leader.testimony.credentials[0]
+    strange = authority.Authority.of(bytes(32))
+    cert, key = (each.decode() for each in strange.issue("demo", leader.id, authority.BEGIN, authority.END))
+    with server, answering(server, Witness(attestation.Testimony(leader.started, (ca, cert, key, "")))):
+        yield
 
 
 # --- the nodes go on --------------------------------------------------------------------------------
