@@ -308,7 +308,7 @@ async def test_who_speaks_another_language_to_a_node_is_told_what_is_spoken_ther
             assert (b'{"error": "here nodes speak to each other;' in answer) is (told == "HTTP")
         writer.close()
         rest = (
-            "node a has no [tls]"
+            "node a does not speak TLS"
             if told == "TLS"
             else f"node a serves HTTP at {http}"
             if http

@@ -281,7 +281,7 @@ async def test_new_certificates_are_used_without_a_restart(
         assert await asyncio.to_thread(serial_of, port, certs) == second
         assert "names electorate:demo/b, and not node 'a' of cluster 'demo'" in caplog.text
         assert caplog.text.count("the one that was read before stays in use") == 2
-        assert "using the new certificate" in caplog.text
+        assert "in use now, as it has become: " in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -602,7 +602,11 @@ async def test_with_a_secret_they_elect_and_all_is_said_in_tls(tmp_path: Path, s
             ["not trusting c", "give every node the same secret_file"],
             ["not trusting", "secret_file"],
         ),
-        ("none", [], []),
+        (
+            "none",
+            ["refusing a stranger", "it does not speak TLS, and I do"],
+            ["refusing a stranger", "it speaks TLS", "does not speak TLS"],
+        ),
         (
             "certificates",
             ["not trusting c", "give every node the same secret_file"],
@@ -627,6 +631,17 @@ async def test_without_the_secret_a_node_is_kept_out(
         await until(lambda: not at_a or complaints(at.hosts["a"], *at_a))
         await until(lambda: not at_c or complaints(at.hosts["c"], *at_c))
         assert is_alone(at)
+
+
+def test_where_the_package_is_missing_it_is_named(
+    tmp_path: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    monkeypatch.delitem(sys.modules, "electorate.runtime.authority")
+    monkeypatch.delattr("electorate.runtime.authority")
+    at = Cluster(tmp_path, {"a": 1}, {"secret_file": str(secret)})
+    with pytest.raises(UserError, match=r"not installed \(cryptography\): .*pip install .*cryptography"):
+        Host(at.config(), "a", tmp_path / "a")
 
 
 def test_a_secret_stands_for_one_authority_on_every_node(tmp_path: Path, secret: Path) -> None:
@@ -924,4 +939,4 @@ async def test_who_speaks_no_tls_where_it_is_spoken_is_told_apart(tmp_path: Path
         at.settings = {}
         b = await at.start("b")
         await until(lambda: a.status()["unreached"].get("b") == "it hangs up")
-        await until(lambda: complaints(b, "refusing a stranger: it speaks TLS", "node b has no [tls]"))
+        await until(lambda: complaints(b, "refusing a stranger: it speaks TLS", "node b does not speak TLS"))

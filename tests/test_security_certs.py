@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from electorate.cli.cluster import make_certificates
 from electorate.cli.plan import CLUSTER, Plan
 from electorate.errors import UserError
+from electorate.runtime import authority
 from electorate.runtime.config import load
 from electorate.runtime.host import Host
 
@@ -77,6 +81,56 @@ def test_mistakes_are_said_and_change_nothing(made: Path, words: tuple[str, ...]
     assert code == 2
     assert said.startswith("elect: ") and sentence in said and "Traceback" not in said
     assert content(made) == before
+
+
+def test_who_is_revoked_is_told_to_each_node_that_has_the_list(tmp_path: Path) -> None:
+    assert certs(tmp_path, "init", "--cluster", "demo")[0] == 0
+    assert certs(tmp_path, "issue", "a", "b", "c")[0] == 0
+    assert certs(tmp_path, "revoke", "b")[0] == 0
+    code, said = certs(tmp_path, "revoke", "c", "b")
+    assert code == 0
+    tables = certs(tmp_path, "issue", "x")[1]
+    tables = tables[tables.index("[tls]") :] + said[said.index("  crl") :]
+    nodes = "".join(f'[nodes.{id}]\naddress = "127.0.0.1:740{n}"\n' for n, id in enumerate("abc"))
+    (tmp_path / "cluster.toml").write_text(f'cluster = "demo"\n{tables}{nodes}')
+    config = load(tmp_path / "cluster.toml")
+    Host(config, "a", tmp_path / "a").close_store()
+    for id in "bc":
+        with pytest.raises(UserError, match="certificate revoked; `elect certs issue"):
+            Host(config, id, tmp_path / id)
+    code, said = certs(tmp_path, "revoke", "nobody")
+    assert code == 2 and "certs/nobody.pem cannot be read" in said
+    (tmp_path / "certs" / "crl.pem").write_text("no list")
+    with pytest.raises(UserError, match="are no certificate that can be used"):
+        Host(config, "a", tmp_path / "a")
+
+
+def test_a_list_must_be_of_every_authority_and_not_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in (tmp_path, tmp_path / "other"):
+        authority.make_authority("demo", place, 10)
+        authority.issue_certificate("a", place, 10)
+        authority.revoke_certificate("a", place, 10)
+    authority.issue_certificate("a", tmp_path, 10, force=True)
+    (tmp_path / "cluster.toml").write_text(
+        'cluster = "demo"\nnodes = {a = "127.0.0.1:7400"}\n'
+        '[tls]\nca = "ca.pem"\ncert = "a.pem"\nkey = "a.key"\ncrl = "crl.pem"\n'
+    )
+    Host(load(tmp_path / "cluster.toml"), "a", tmp_path / "data").close_store()
+    before = (tmp_path / "crl.pem").read_bytes()
+    (tmp_path / "crl.pem").write_bytes((tmp_path / "other" / "crl.pem").read_bytes())
+    with pytest.raises(UserError, match=r"tls\.crl must have a list of each authority"):
+        Host(load(tmp_path / "cluster.toml"), "a", tmp_path / "data")
+    (tmp_path / "crl.pem").write_bytes(before)
+    ended = datetime.now(UTC) - timedelta(days=20)
+    monkeypatch.setattr(authority, "datetime", SimpleNamespace(now=lambda zone: ended))
+    authority.revoke_certificate("a", tmp_path / "other", 10)
+    monkeypatch.undo()
+    for name in ("ca.pem", "a.pem", "a.key", "crl.pem"):
+        shutil.copy(tmp_path / "other" / name, tmp_path / name)
+    with pytest.raises(UserError, match="CRL has expired; get a new list"):
+        Host(load(tmp_path / "cluster.toml"), "a", tmp_path / "data")
 
 
 def test_force_replaces_the_certificate_of_a_node(made: Path) -> None:

@@ -56,10 +56,13 @@ class Witness:
         if testimony.credentials:
             import ssl
 
-            from electorate.runtime.tls import Credentials
+            from electorate.runtime.tls import Credentials, rehearse
 
-            self.context = Credentials(*testimony.credentials).context(ssl.PROTOCOL_TLS_SERVER)
+            credentials = Credentials(*testimony.credentials)
+            self.context = credentials.context(ssl.PROTOCOL_TLS_SERVER)
             self.unready = ssl.SSLWantReadError
+            with contextlib.suppress(ssl.SSLError):  # who dials will judge
+                rehearse(self.context, credentials.context(ssl.PROTOCOL_TLS_CLIENT))
 
 
 def exited(start: tuple[int, int]) -> bytes:

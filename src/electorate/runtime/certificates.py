@@ -8,7 +8,6 @@ were read before stay in use.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import ssl
 from collections.abc import Callable, Hashable, Mapping
@@ -20,7 +19,7 @@ from electorate.errors import UserError
 from electorate.runtime import private
 from electorate.runtime.config import Config
 from electorate.runtime.secret import Secret
-from electorate.runtime.tls import Credentials, expiry, named, names
+from electorate.runtime.tls import Credentials, expiry, named, names, rehearse
 
 LOOK = 1.0
 """Seconds between two looks at whether something has changed."""
@@ -128,18 +127,12 @@ class Certificates:
     def prove(self, server: ssl.SSLContext, client: ssl.SSLContext) -> float:
         """When my certificate ends, in seconds since 1970, as another node sees it. Raises `UserError` if
         that one would refuse it."""
-        mine, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
-        dialler = client.wrap_bio(mine, theirs)
-        acceptor = server.wrap_bio(theirs, mine, server_side=True)
         try:
-            for side in (dialler, acceptor, dialler, acceptor):
-                with contextlib.suppress(ssl.SSLWantReadError):
-                    side.do_handshake()
+            certificate = rehearse(server, client)
         except ssl.SSLError as error:
             why = getattr(error, "verify_message", "") or error.reason or str(error)
             remedy = REMEDIES.get(getattr(error, "verify_code", 0), self.source.remedy)
             raise UserError(f"{self.source.named} would be refused by other nodes: {why}; {remedy}") from None
-        certificate: Mapping[str, Any] | None = dialler.getpeercert()
         if not self.names(certificate, self.node):
             said = ", ".join(name for _, name in (certificate or {}).get("subjectAltName", ())) or "nobody"
             wanted = f" ({named(self.template, self.cluster, self.node)[1]})" if self.template else ""
@@ -172,7 +165,7 @@ class Certificates:
             self.complaint = str(error)
         else:
             self.complaint = ""
-            self.log.info("using the new certificate in %s", self.source.named)
+            self.log.info("in use now, as it has become: %s", self.source.named)
             now = self.credentials
             self.changed((now.ca, now.crl) != (before.ca, before.crl))
 

@@ -62,7 +62,7 @@ from electorate.runtime.door import Door
 from electorate.runtime.figures import Figures, Refusal, hour
 from electorate.runtime.handover import Handover, Lapsed
 from electorate.runtime.hearsay import SENTENCE, WORD, Hearsay, Room, heard
-from electorate.runtime.link import A_STRANGER, Incoming, Link
+from electorate.runtime.link import A_STRANGER, SAME, Incoming, Link
 from electorate.runtime.lobby import Lobby
 from electorate.runtime.names import hindrance, listen
 from electorate.runtime.reasons import who_leads
@@ -987,7 +987,7 @@ class Host:
         """What to say where that was spoken at the address of this node."""
         place = f"nodes.{id}.address is where nodes speak to each other"
         if tongue == "TLS":
-            return f"{place}, and node {self.id} has no [tls]: give every node the same cluster file"
+            return f"{place}, and node {self.id} does not speak TLS: {SAME}"
         http = self.config.http_address(id)
         where = f"node {id} serves HTTP at {http[0]}:{http[1]}" if http else f"nodes.{id}.http is not set"
         return f"{place}; {where}"

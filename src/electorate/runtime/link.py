@@ -85,6 +85,10 @@ A_STRANGER = "a stranger"
 """Of whom nothing is known that could be said."""
 
 
+SAME = "give every node the same [tls] or secret_file"
+"""What to do where one speaks TLS and another does not."""
+
+
 class Reached(NamedTuple):
     """Whom a connection of mine has reached, and where."""
 
@@ -477,6 +481,8 @@ class Incoming(asyncio.Protocol):
             reason = "TLS without a certificate to be trusted"
             if error.reason == "HTTP_REQUEST":
                 reason = f"it speaks HTTP: {self.host.foreign('HTTP', self.host.id)}"
+            elif error.reason == "WRONG_VERSION_NUMBER":
+                reason = f"it does not speak TLS, and I do: {SAME}"
             self.host.complain("refusing", A_STRANGER, reason, "certificate")
             self.host.log.debug("a stranger's handshake failed: %s", error)
         except OSError as error:

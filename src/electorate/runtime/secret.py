@@ -64,7 +64,7 @@ class Secret:
 
     def __init__(self, path: Path, cluster: str, node: NodeId) -> None:
         self.path, self.cluster, self.node = path, cluster, node
-        self.named = f"the certificate that was made from secret_file {path}"
+        self.named = f"the certificate made from secret_file {path}"
         self.remedy = "set the clock of this machine"
         self.doubt: str | None = None
         self.distrust = "give every node the same secret_file"

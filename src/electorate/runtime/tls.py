@@ -49,6 +49,18 @@ class Credentials(NamedTuple):
         return context
 
 
+def rehearse(server: ssl.SSLContext, client: ssl.SSLContext) -> Mapping[str, Any] | None:
+    """Shake hands with oneself, which makes later handshakes faster. Returns the certificate that is shown;
+    raises `ssl.SSLError` if it would be refused."""
+    mine, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
+    dialler = client.wrap_bio(mine, theirs)
+    acceptor = server.wrap_bio(theirs, mine, server_side=True)
+    for side in (dialler, acceptor, dialler, acceptor):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    return dialler.getpeercert()
+
+
 @contextlib.contextmanager
 def file_of(content: str) -> Iterator[str]:
     """The name of a file with this content, for what reads nothing else: in memory, if the system can."""
