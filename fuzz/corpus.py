@@ -11,7 +11,7 @@ import msgspec
 from electorate.core.configuration import configuration, digests
 from electorate.core.model import Member, Membership, Message, Reason, Settings
 from electorate.core.zab import State
-from electorate.runtime.wire import PROTOCOL, Greeting, How, Said, Word, frame
+from electorate.runtime.wire import VERSIONS, Greeting, How, Said, Word, frame
 
 HERE = Path(__file__).parent / "corpus"
 VALUES = {
@@ -46,7 +46,7 @@ def plausible(kind: type[Message]) -> Message:
 def greeting(node: str, **said: Any) -> Greeting:
     members = Membership(tuple(map(Member, "abc")))
     safety, rest = map(digests, configuration(members, Settings()))
-    made = Greeting(PROTOCOL, "demo", node, "a", Said((1, 7)), None, safety, rest)
+    made = Greeting(VERSIONS, "demo", node, "a", Said((1, 7)), None, safety, rest)
     return msgspec.structs.replace(made, **said)
 
 

@@ -19,7 +19,7 @@ from electorate.core.identity import Start
 from electorate.runtime.config import Config, check
 from electorate.runtime.host import Host
 from electorate.runtime.wire import (
-    PROTOCOL,
+    VERSIONS,
     Greeting,
     Refused,
     Said,
@@ -79,7 +79,7 @@ class Cluster:
         """What this node would say, configured as all are."""
         config = self.config()
         safety, rest = map(digests, configuration(config.membership, config.settings))
-        made = Greeting(PROTOCOL, config.cluster, node, to, Said(start, shown), None, safety, rest)
+        made = Greeting(VERSIONS, config.cluster, node, to, Said(start, shown), None, safety, rest)
         return msgspec.structs.replace(made, **said)
 
     async def start(self, id: str, config: Config | None = None, **options: Any) -> Host:

@@ -284,7 +284,7 @@ class Sink(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         transport = self.transports[-1]
         if not self.taken:
-            transport.write(frame(Welcome(Said((1, 1)))))
+            transport.write(frame(Welcome(Said((1, 1)), 1)))
         self.taken += len(data)
         transport.pause_reading()
         if self.reads:

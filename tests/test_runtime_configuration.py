@@ -156,7 +156,7 @@ def test_a_greeting_has_room_for_a_hundred_nodes() -> None:
     safety, rest = map(digests, configuration(Membership(members, QuorumRule.HIERARCHICAL), strange))
     assert len(safety) + len(rest) > 400
     greeting = wire.Greeting(
-        2, "x" * 100, members[0].id, members[1].id, wire.Said((1, 1)), (1, 1), safety, rest
+        (1, 1), "x" * 100, members[0].id, members[1].id, wire.Said((1, 1)), (1, 1), safety, rest
     )
     assert list(wire.greetings().feed(wire.frame(greeting))) == [greeting]
 

@@ -24,7 +24,7 @@ from electorate.runtime import link as link_module
 from electorate.runtime.clock import now
 from electorate.runtime.host import Host
 from electorate.runtime.reasons import not_leading
-from electorate.runtime.wire import PROTOCOL, Refused, Welcome, frame
+from electorate.runtime.wire import VERSIONS, Refused, Welcome, frame
 from tests.runtime_hosts import E, blocked, cluster, crash, in_loop, stranger, undisturbed, until
 
 ALGORITHMS = ("bully", "ring", "raft", "zab")
@@ -210,7 +210,12 @@ async def test_what_another_thread_reads_of_a_lease_was_so(
 
 MET = Start(3, 33)
 REFUSED: dict[str, tuple[Start, Start | None, dict[str, Any], str]] = {
-    "another protocol": (MET, None, {"protocol": 7}, f"I speak protocol {PROTOCOL}, not 7"),
+    "another protocol": (
+        MET,
+        None,
+        {"versions": (7, 8)},
+        f"node 'a' speaks {VERSIONS}, and node 'd' versions 7 to 8: upgrade node 'a'",
+    ),
     "another cluster": (MET, None, {"cluster": "prod"}, "I belong to cluster 'demo', not 'prod'"),
     "meant for another": (MET, None, {"to": "b"}, "I am node 'a', not 'b': check the addresses"),
     "an unknown member": (MET, None, {"node": "x"}, "node 'x' is not in my cluster file"),

@@ -181,7 +181,7 @@ def test_a_welcome_counts_that_is_to_my_present_life_and_by_whom_i_know(
     """I may have begun another life since I greeted."""
     link, _ = staged()
     outgoing = cast(Any, SimpleNamespace(start=mine, place=None, reached=None))
-    link.welcomed(outgoing, Welcome(Said(Start(3, theirs))))
+    link.welcomed(outgoing, Welcome(Said(Start(3, theirs)), 1))
     assert link.connected is stands
     assert len(cast(Any, link.host).met) == stands
 

@@ -14,7 +14,7 @@ from electorate.core.model import Beat, Message, Recalled, Resign, Support
 from electorate.runtime.wire import (
     FRAME_LIMIT,
     GREETING_LIMIT,
-    PROTOCOL,
+    VERSIONS,
     Decoder,
     Greeting,
     Refused,
@@ -86,13 +86,13 @@ def test_nobody_is_somebody_that_can_be_sent() -> None:
 
 
 GREETING = Greeting(
-    PROTOCOL, "demo", "a", "b", Said((2**31 - 1, 2**63 - 1), (7, 7), True), (3, 5), {"quorum": 2**32 - 1}
+    VERSIONS, "demo", "a", "b", Said((2**31 - 1, 2**63 - 1), (7, 7), True), (3, 5), {"quorum": 2**32 - 1}
 )
 
 
 def test_the_handshake_arrives_as_it_was_sent() -> None:
     assert all_frames(greetings(), frame(GREETING)) == [GREETING]
-    for answer in (Welcome(Said((3, 5))), Refused("no", (7, 7), ("quorum",))):
+    for answer in (Welcome(Said((3, 5)), 1), Refused("no", (7, 7), ("quorum",))):
         assert all_frames(answers(), frame(answer)) == [answer]
 
 
@@ -155,14 +155,14 @@ def test_what_came_before_a_wrong_frame_counts() -> None:
 @pytest.mark.parametrize("incarnation", [0, -1, 2**31])
 def test_an_incarnation_that_cannot_be_is_a_wire_error(incarnation: int) -> None:
     with pytest.raises(WireError):
-        all_frames(greetings(), frame(Greeting(PROTOCOL, "demo", "a", "b", Said((incarnation, 1)))))
+        all_frames(greetings(), frame(Greeting(VERSIONS, "demo", "a", "b", Said((incarnation, 1)))))
     with pytest.raises(WireError):
-        all_frames(answers(), frame(Welcome(Said((incarnation, 1)))))
+        all_frames(answers(), frame(Welcome(Said((incarnation, 1)), 1)))
 
 
 def test_a_stranger_may_not_send_a_long_greeting() -> None:
     with pytest.raises(WireError):
-        all_frames(greetings(), frame(Greeting(PROTOCOL, "x" * GREETING_LIMIT, "a", "b", Said((1, 1)))))
+        all_frames(greetings(), frame(Greeting(VERSIONS, "x" * GREETING_LIMIT, "a", "b", Said((1, 1)))))
 
 
 frames = st.one_of(

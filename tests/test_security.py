@@ -36,7 +36,7 @@ from electorate.runtime.host import Host
 from electorate.runtime.link import Incoming
 from electorate.runtime.secret import Secret, new
 from electorate.runtime.tls import Credentials, identity, names
-from electorate.runtime.wire import PROTOCOL, Greeting, Said, frame
+from electorate.runtime.wire import VERSIONS, Greeting, Said, frame
 from electorate.web import token
 from tests.runtime_hosts import Cluster, cluster, crash, in_loop, stranger, until
 
@@ -810,7 +810,7 @@ def protection(kind: str, certs: Path, secret: Path) -> dict[str, Any]:
     return {"tls": tls(certs)} if kind == "tls" else {}
 
 
-GREETING = Greeting(PROTOCOL, "demo", "b", "a", Said((1, 1)))
+GREETING = Greeting(VERSIONS, "demo", "b", "a", Said((1, 1)))
 
 JUNK = {
     "a frame of 1 GiB": (1 << 30).to_bytes(4) + bytes(1000),

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from electorate.core.model import Role, View
 from electorate.runtime import authority
 from electorate.runtime.figures import BOUNDS, Figures, Histogram
-from electorate.runtime.wire import PROTOCOL, Greeting, Said
+from electorate.runtime.wire import VERSIONS, Greeting, Said
 from electorate.web import pace
 from tests.runtime_hosts import BOUND, E, in_loop, stranger, until
 from tests.web_nodes import WebCluster, web_cluster
@@ -160,10 +160,10 @@ async def test_refusals_by_reason_have_no_text_of_strangers(tmp_path: Path) -> N
     async with web_cluster(tmp_path, absent="bc") as cluster:
         said = Said((1, 1))
         greetings = {
-            "protocol": Greeting(PROTOCOL + 1, "demo", "b", "a", said),
-            "cluster": Greeting(PROTOCOL, "other", "b", "a", said),
-            "wrong_address": Greeting(PROTOCOL, "demo", "b", "c", said),
-            "unknown_node": Greeting(PROTOCOL, "demo", 'x"} 1\n', "a", said),
+            "protocol": Greeting((VERSIONS.newest + 1, VERSIONS.newest + 1), "demo", "b", "a", said),
+            "cluster": Greeting(VERSIONS, "other", "b", "a", said),
+            "wrong_address": Greeting(VERSIONS, "demo", "b", "c", said),
+            "unknown_node": Greeting(VERSIONS, "demo", 'x"} 1\n', "a", said),
         }
         for greeting in greetings.values():
             async with stranger(cluster.ports["a"]) as caller:

@@ -298,6 +298,9 @@ def status(
         why = answer["unreached"].get(peer)
         how = {"lost": f"was lost at {since(lost)}", "never reached": "was never reached"}
         said = how.get(state, f"is {state}") + (f": {why}" if why else "")
+        oldest, newest = answer["speaks"]
+        if (spoken := answer["versions"].get(peer, newest)) != newest:
+            said += f", by version {spoken} of the protocol (this node speaks {oldest} to {newest})"
         print(f"node {peer} {said}" + (f", and configured otherwise: {', '.join(keys)}" if keys else ""))
     for why, count in answer["ignored"].items():
         print(f"{count:5} time{'' if count == 1 else 's'}: {why}")

@@ -79,6 +79,8 @@ class Figures:
         self.expiry: dict[NodeId, float] = {}
         """When the certificate that a peer showed last ends, in seconds since 1970."""
         self.refusals: Counter[Refusal] = Counter()
+        self.beyond: Counter[tuple[str, str]] = Counter()
+        """Messages, and fields, of a later version that were ignored, by who has said them."""
         self.unanswered: set[NodeId] = set()
         self.roles: dict[str, Role] = {}
         self.candidate_since: dict[str, float] = {}

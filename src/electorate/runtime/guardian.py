@@ -49,6 +49,18 @@ POLL = 0.05
 """Seconds between two looks at whether the node lives, where the system does not tell."""
 
 
+WORDS = {
+    "testimony": len(Testimony._fields),
+    "start": 4,
+    "extend": 1,
+    "stop": 1,
+    "forward": 1,
+    "end": 0,
+}
+"""What the node says, and with how many arguments. It may be of a later version, as installed packages can
+change while it runs: more words and arguments are ignored, and a new one must be no more than a hint."""
+
+
 class Orders(NamedTuple):
     """What a guardian is started with. Numbers of files, and seconds."""
 
@@ -194,7 +206,8 @@ class Guardian:
         *lines, self.unread = (self.unread + data).split(b"\n")
         for line in lines:
             verb, *arguments = json.loads(line)
-            getattr(self, verb)(*arguments)
+            if verb in WORDS:
+                getattr(self, verb)(*arguments[: WORDS[verb]])
         return bool(data)
 
     def say(self, *words: object) -> bool:
@@ -309,7 +322,8 @@ def become(
 
 
 def main(said: str) -> None:
-    orders = Orders(**json.loads(said))
+    given = json.loads(said)
+    orders = Orders(**{name: given[name] for name in Orders._fields if name in given})
     for descriptor in (orders.control, *orders.listeners, orders.store, orders.lock):
         os.set_inheritable(descriptor, False)
     Guardian(orders).run()

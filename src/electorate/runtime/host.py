@@ -70,7 +70,17 @@ from electorate.runtime.store import Conditions, Disk, Store, cure, remedy
 from electorate.runtime.timers import Timers
 from electorate.runtime.tree import plea
 from electorate.runtime.ward import ATTESTED, Ward
-from electorate.runtime.wire import PROTOCOL, Answered, Ask, Greeting, Refused, WireError, Word
+from electorate.runtime.wire import (
+    VERSIONS,
+    Answered,
+    Ask,
+    Greeting,
+    Part,
+    Refused,
+    Versions,
+    WireError,
+    Word,
+)
 
 T = TypeVar("T")
 
@@ -114,7 +124,7 @@ class Host:
     good (`without`). With `new_members` the voters are others than its store knows. `contends` names the
     elections that it wants to lead from the start (None: those of the configuration); `metadata` is a small
     dictionary that the other members, and their clients, get to know. `proof_of_death` is what it believes
-    where the configuration does not say."""
+    where the configuration does not say; `versions` are those that it speaks."""
 
     def __init__(
         self,
@@ -128,10 +138,12 @@ class Host:
         metadata: Mapping[str, str] | None = None,
         contends: Iterable[str] | None = None,
         proof_of_death: ProofOfDeath = "refused",
+        versions: Versions = VERSIONS,
     ) -> None:
         if id not in config.nodes:
             raise UserError(f"node '{id}' is not in the cluster file; it has {', '.join(config.nodes)}")
         self.config = config
+        self.versions = versions
         self.id = id
         self.metadata = dict(config.nodes[id].metadata if metadata is None else metadata)
         self.contends = tuple(config.elections if contends is None else contends)
@@ -1014,9 +1026,10 @@ class Host:
         """Why this greeting is not accepted, or None. Complaints about it are complaints about `whom`."""
         refusal: Refusal
         differs: tuple[str, ...] = ()
-        if greeting.protocol != PROTOCOL:
+        versions = Versions(*greeting.versions)
+        if self.versions.agree(versions) is None:
             refusal = "protocol"
-            reason = f"I speak protocol {PROTOCOL}, not {greeting.protocol}: upgrade the older of the two"
+            reason = self.incompatible(greeting.node, versions)
         elif greeting.cluster != self.config.cluster:
             refusal = "cluster"
             reason = f"I belong to cluster '{self.config.cluster}', not '{heard(greeting.cluster)}'"
@@ -1039,6 +1052,28 @@ class Host:
             self.complain("refusing", whom, "it says it is a node that is not mine", refusal)
             self.log.debug("refusing %.100r: %s", greeting.node, reason)
         return Refused(reason, None, told(differs))
+
+    def incompatible(self, node: NodeId, theirs: Versions) -> str:
+        """Why the two cannot speak with each other, and who is to be upgraded to what."""
+        mine, node = self.versions, heard(node)
+        older, to = (self.id, theirs) if mine.newest < theirs.newest else (node, mine)
+        return (
+            f"node '{self.id}' speaks {mine}, and node '{node}' {theirs}: upgrade node '{older}' to a release"
+            f" that speaks version {to.oldest}, before those that no longer speak version"
+            f" {min(mine.newest, theirs.newest)}"
+        )
+
+    def beyond(self, whom: str, part: Part, what: str) -> None:
+        """A later version says more than this one knows: that is ignored, and counted."""
+        self.figures.beyond[whom, part] += 1
+        more = (
+            f"a {heard(what)}, which I do not know"
+            if part is Part.MESSAGE
+            else f"more in a {what} than I know"
+        )
+        complaint = f"ignoring {whom}: it says {more}; it is of a later version"
+        if self.hearsay.hear(("ignoring", whom, part), complaint):
+            self.log.info("%s", complaint)
 
     def doubtful(self, greeting: Greeting, whom: str) -> Refused | None:
         """The node is one of mine; is it the one that I know?"""
@@ -1114,6 +1149,8 @@ class Host:
             "elections": [self.standing(election.view) for election in self.node.elections.values()],
             "peers": self.peers(),
             "lost_since": self.lost_since(),
+            "speaks": self.versions,
+            "versions": self.spoken(),
             "unreached": self.unreached(),
             "no_quorum": self.contact.no_quorum,
             "no_store": self.no_store,
@@ -1136,6 +1173,11 @@ class Host:
     def lost_since(self) -> dict[NodeId, float]:
         """When each peer was lost, in seconds since 1970. May be asked from any thread."""
         return {peer: round(at, 3) for peer, at in self.contact.lost.copy().items()}
+
+    def spoken(self) -> dict[NodeId, int]:
+        """The version that is spoken with each peer that is connected. May be asked from any thread."""
+        spoken = {peer: link.version for peer, link in self.links.items() if link.connected}
+        return {peer: version for peer, version in spoken.items() if version}
 
     def unreached(self) -> dict[NodeId, str]:
         """Why the last attempt to reach a peer failed. May be asked from any thread."""

@@ -18,6 +18,7 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from electorate.core.identity import Start
@@ -31,13 +32,14 @@ from electorate.runtime.tls import expiry
 from electorate.runtime.wire import (
     FRAME_LIMIT,
     MAX_METADATA,
-    PROTOCOL,
     Answer,
     Exited,
     Foreign,
     Greeting,
+    Part,
     Refused,
     Said,
+    Versions,
     Welcome,
     WireError,
     answers,
@@ -122,6 +124,8 @@ class Link:
         self.failure: str | None = None
         """Why the attempt under way, or the last one, has come to nothing."""
         self.buffer: list[bytes] = []
+        self.version: int | None = None
+        """What was spoken last with the peer, of the versions of `wire`."""
         self.metadata: dict[str, str] = {}
         """What the peer has told of itself."""
 
@@ -274,6 +278,10 @@ class Link:
 
     def welcomed(self, outgoing: Outgoing, welcome: Welcome) -> None:
         identity = welcome.said.identity
+        if not self.host.versions.oldest <= welcome.version <= self.host.versions.newest:
+            what = f"it wants to speak version {welcome.version}, and I speak {self.host.versions}"
+            self.failure = what
+            return self.host.complain("not speaking with", self.peer, what, "protocol")
         if outgoing.start == self.host.started and self.host.recognises(self.peer, identity):
             before, self.outgoing = self.outgoing, outgoing
             self.fallen = None
@@ -290,6 +298,15 @@ class Link:
                 before.close()
             if not (before and before.reached and before.reached.start == identity.start):
                 self.host.connected(self.peer, identity)
+            self.speak(welcome.version)
+        return None
+
+    def speak(self, version: int) -> None:
+        """From now on in this version. That is worth a line if it is not the newest, or is another."""
+        if version != (self.version or self.host.versions.newest):
+            speaks = self.host.versions
+            self.host.log.info("speaking version %d with node %s; I speak %s", version, self.peer, speaks)
+        self.version = version
 
     def told(self, metadata: dict[str, str]) -> dict[str, str]:
         """What the peer tells of itself, if it tells no more than it may."""
@@ -343,7 +360,7 @@ class Outgoing(asyncio.Protocol):
 
     def __init__(self, link: Link) -> None:
         self.link = link
-        self.decoder = answers()
+        self.decoder = answers(partial(link.host.beyond, link.peer))
         self.start = link.host.started
         self.answered: asyncio.Future[None] = link.host.loop.create_future()
         self.transport: asyncio.Transport
@@ -377,7 +394,7 @@ class Outgoing(asyncio.Protocol):
                 return self.transport.abort()
             self.end = host.figures.expiry[peer] = expiry(certificate)
         greeting = Greeting(
-            PROTOCOL,
+            host.versions,
             host.config.cluster,
             host.id,
             peer,
@@ -450,8 +467,8 @@ class Incoming(asyncio.Protocol):
         self.connection = connection
         self.machine = caller_of(connection)
         self.peer: NodeId | None = None
-        self.strangers = greetings()
-        self.words = messages()
+        self.strangers = greetings(self.beyond)
+        self.words = messages(self.beyond)
         self.transport: asyncio.Transport | None = None
         self.ended = False
         self.context: ssl.SSLContext | None = None
@@ -546,6 +563,9 @@ class Incoming(asyncio.Protocol):
                 self.host.log.debug("a stranger said: %s", heard(str(error), SENTENCE))
             self.abort()
 
+    def beyond(self, part: Part, what: str) -> None:
+        self.host.beyond(self.peer or A_STRANGER, part, what)
+
     def greet(self, data: bytes) -> bytes:
         """Wait for the greeting, and answer it. Returns the bytes after it."""
         self.strangers.buffer += data
@@ -588,7 +608,9 @@ class Incoming(asyncio.Protocol):
         if certificates:
             age = AGE + 3 * HANDSHAKE if self.context is certificates.server else AGAIN
             self.stay(max(AGAIN, min(age, expiry(certificate) - time.time())))
-        self.say(Welcome(Said.of(self.host.identity(asked)), self.host.metadata))
+        version = self.host.versions.agree(Versions(*greeting.versions))
+        assert version is not None
+        self.say(Welcome(Said.of(self.host.identity(asked)), version, self.host.metadata))
         return self.host.greeted(greeting, self)
 
     def whom(self, node: NodeId) -> str:

@@ -81,9 +81,9 @@ class Connection(asyncio.Protocol):
         *lines, self.unread = (self.unread + data).split(b"\n")
         for line in lines:
             match json.loads(line):
-                case ["ready", how] if not self.ready.done():
+                case ["ready", how, *_] if not self.ready.done():
                     self.ready.set_result(how)
-                case ["gone", code, told]:
+                case ["gone", code, told, *_]:
                     self.ward.ended(code, told)
                 case ["resists", left]:
                     self.ward.resists(left)

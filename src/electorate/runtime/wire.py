@@ -13,9 +13,9 @@ certificates, or a secret, all this is said through TLS (`tls`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
-from typing import Annotated, Generic, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeAlias, TypeVar, Union, get_args
 
 import msgspec
 
@@ -42,7 +42,25 @@ from electorate.core.raft import RequestVote
 from electorate.core.ring import Ack, Coordinator, Echo, Probe, Token
 from electorate.core.zab import FollowerInfo, LeaderInfo, Notification
 
-PROTOCOL = 2
+
+class Versions(NamedTuple):
+    """Of what is said after the greeting: the oldest that a node speaks, and the newest."""
+
+    oldest: int
+    newest: int
+
+    def agree(self, other: Versions) -> int | None:
+        """What two nodes speak with each other, if they can: the newest that both know."""
+        version = min(self.newest, other.newest)
+        return version if version >= max(self.oldest, other.oldest) else None
+
+    def __str__(self) -> str:
+        few = f"version {self.newest}"
+        return few if self.oldest == self.newest else f"versions {self.oldest} to {self.newest}"
+
+
+VERSIONS = Versions(1, 1)
+"""What this build speaks. ARCHITECTURE.md says what needs a new one."""
 FRAME_LIMIT = 1 << 20
 """The longest frame, in bytes."""
 GREETING_LIMIT = 1 << 16
@@ -124,6 +142,7 @@ Word: TypeAlias = (
 Incarnation: TypeAlias = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 """Bounded, because the number of a beat bears it in its upper half."""
 Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Version: TypeAlias = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 Digests: TypeAlias = dict[str, Annotated[int, msgspec.Meta(ge=0, lt=2**32)]]
 
 
@@ -146,7 +165,8 @@ class Said(msgspec.Struct, frozen=True):
 class Greeting(msgspec.Struct, frozen=True, tag=True):
     """Who dials, whom it means, in which life, and how it is configured."""
 
-    protocol: int
+    versions: tuple[Version, Version]
+    """The oldest that the dialler speaks, and the newest (`Versions`)."""
     cluster: str
     node: NodeId
     to: NodeId
@@ -163,13 +183,15 @@ def longest_greeting(cluster: str, nodes: Iterable[NodeId], safety: Digests, res
     longest = max(nodes, key=lambda id: len(id.encode()), default="")
     start = (2**31 - 1, 2**63 - 1)
     said = Said(start, start, True)
-    return len(encode(Greeting(PROTOCOL, cluster, longest, longest, said, start, safety, rest)))
+    return len(encode(Greeting((2**31 - 1, 2**31 - 1), cluster, longest, longest, said, start, safety, rest)))
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
     """Who answers, in which life, and what its user wants others to know of it."""
 
     said: Said
+    version: Version
+    """What is spoken from here on."""
     metadata: dict[str, str] = {}
 
 
@@ -229,12 +251,45 @@ def frame(content: Content) -> bytes:
     return len(body).to_bytes(4) + body
 
 
-class Decoder(Generic[T]):
-    """Turns a stream of bytes into frames of one type; holds no more than one frame that is incomplete."""
+class Part(StrEnum):
+    """What a later version may say, and an earlier one does not understand."""
 
-    def __init__(self, type: type[T], limit: int) -> None:
-        self.decoder = msgspec.msgpack.Decoder(type)
+    MESSAGE = "message"
+    FIELD = "field"
+
+
+def header(kind: type[Any]) -> int:
+    """The first byte of what is known of this kind, with its tag and all fields; a greater one has more."""
+    config: Any = kind.__struct_config__
+    return (0x90 if config.array_like else 0x80) | (len(kind.__struct_fields__) + 1)
+
+
+def name_of(body: bytes) -> str | None:
+    """The name of a message, known or not; None if it can be none."""
+    at = {0xDC: 3, 0xDD: 5}.get(body[0], 1) if body else 0
+    long = body[at : at + 1] == b"\xd9"
+    size = body[at + 1 : at + 2] if long else body[at : at + 1]
+    if not (at and size and (long or 0xA0 <= size[0] <= 0xBF) and body[0] >> 4 in (0x9, 0xD)):
+        return None
+    begin, length = at + 1 + long, size[0] if long else size[0] & 31
+    name = body[begin : begin + length]
+    return name.decode(errors="replace") if len(name) == length else None
+
+
+class Decoder(Generic[T]):
+    """Turns a stream of bytes into frames of some kinds; holds no more than one frame that is incomplete.
+    `beyond` is told of what is ignored because a later version has it. No kind has more than 14 fields."""
+
+    def __init__(
+        self, kinds: tuple[type[T], ...], limit: int, beyond: Callable[[Part, str], object] = lambda *_: None
+    ) -> None:
+        self.decoder = msgspec.msgpack.Decoder(Union[kinds])  # noqa: UP007
+        self.headers = {kind: header(kind) for kind in kinds}
+        self.names = {kind.__name__ for kind in kinds}
+        self.extends = all(first >= 0x90 for first in self.headers.values())
+        """A later version may have more kinds."""
         self.limit = limit
+        self.beyond = beyond
         self.buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[T]:
@@ -244,34 +299,42 @@ class Decoder(Generic[T]):
             yield content
 
     def next(self) -> T | None:
-        """Take one complete frame out of the buffer, if there is one."""
-        if len(self.buffer) < 4:
-            return None
-        length = int.from_bytes(self.buffer[:4])
-        if length > self.limit:
-            if tongue := TONGUES.get(bytes(self.buffer[:4])) or TONGUES.get(bytes(self.buffer[:3])):
-                raise Foreign(tongue)
-            raise WireError(f"a frame of {length} bytes, more than {self.limit}")
-        if len(self.buffer) < 4 + length:
-            return None
-        body = bytes(self.buffer[4 : 4 + length])
-        del self.buffer[: 4 + length]
-        return self.decode(body)
+        """Take one complete frame out of the buffer, if there is one that is understood."""
+        while len(self.buffer) >= 4:
+            length = int.from_bytes(self.buffer[:4])
+            if length > self.limit:
+                if tongue := TONGUES.get(bytes(self.buffer[:4])) or TONGUES.get(bytes(self.buffer[:3])):
+                    raise Foreign(tongue)
+                raise WireError(f"a frame of {length} bytes, more than {self.limit}")
+            if len(self.buffer) < 4 + length:
+                break
+            body = bytes(self.buffer[4 : 4 + length])
+            del self.buffer[: 4 + length]
+            if (content := self.decode(body)) is not None:
+                return content
+        return None
 
-    def decode(self, body: bytes) -> T:
+    def decode(self, body: bytes) -> T | None:
         try:
-            return self.decoder.decode(body)
+            content: T = self.decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise WireError(f"a malformed frame: {error}") from None
+            name = name_of(body) if self.extends else None
+            if name is None or name in self.names:
+                raise WireError(f"a malformed frame: {error}") from None
+            self.beyond(Part.MESSAGE, name)
+            return None
+        if body[0] > self.headers[type(content)]:
+            self.beyond(Part.FIELD, type(content).__name__)
+        return content
 
 
-def messages() -> Decoder[Word]:
-    return Decoder(Word, FRAME_LIMIT)  # type: ignore[arg-type]
+def messages(beyond: Callable[[Part, str], object] = lambda *_: None) -> Decoder[Word]:
+    return Decoder(get_args(Word), FRAME_LIMIT, beyond)
 
 
-def greetings() -> Decoder[Greeting]:
-    return Decoder(Greeting, GREETING_LIMIT)
+def greetings(beyond: Callable[[Part, str], object] = lambda *_: None) -> Decoder[Greeting]:
+    return Decoder((Greeting,), GREETING_LIMIT, beyond)
 
 
-def answers() -> Decoder[Answer]:
-    return Decoder(Answer, GREETING_LIMIT)  # type: ignore[arg-type]
+def answers(beyond: Callable[[Part, str], object] = lambda *_: None) -> Decoder[Answer]:
+    return Decoder(get_args(Answer), GREETING_LIMIT, beyond)

@@ -66,6 +66,10 @@ class Status(msgspec.Struct):
     """Whether each is connected, lost, or was never reached since this node started."""
     lost_since: dict[NodeId, float]
     """When each peer was lost, in seconds since 1970."""
+    speaks: tuple[int, int]
+    """The oldest and the newest version of the protocol that this node speaks."""
+    versions: dict[NodeId, int]
+    """The one that is spoken with each peer that is connected."""
     unreached: dict[NodeId, str]
     """Why the last attempt to reach a peer failed."""
     no_quorum: str | None

@@ -165,6 +165,8 @@ class Api:
                 total=first.total,
                 peers=host.peers(),
                 lost_since=host.lost_since(),
+                speaks=host.versions,
+                versions=host.spoken(),
                 unreached=host.unreached(),
                 no_quorum=host.contact.no_quorum,
                 no_store=host.no_store,

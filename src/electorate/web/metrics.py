@@ -146,6 +146,13 @@ class Readings(Collector):
         host, figures = self.host, self.host.figures
         connected = {peer: link.connected for peer, link in host.links.items()}
         yield by_label("electorate_peer_connected", "1 while this node can write to it.", "peer", connected)
+        yield by_label(
+            "electorate_peer_version",
+            "The version of the protocol that is spoken with it; 0 while it is not connected.",
+            "peer",
+            host.spoken(),
+            host.links,
+        )
         yield GaugeMetricFamily(
             "electorate_quorum_connected",
             "1 while this node and those it is connected to are a quorum.",
@@ -201,7 +208,14 @@ class Readings(Collector):
         )
         for why, count in dict(self.host.node.ignored).items():
             ignored.add_metric([why], count)
-        yield from (refusals, ignored)
+        beyond = CounterMetricFamily(
+            "electorate_beyond_version",
+            "Messages, and fields of messages, of a later version of the protocol, which were ignored.",
+            labels=["peer", "part"],
+        )
+        for (whom, part), count in self.host.figures.beyond.copy().items():
+            beyond.add_metric([whom, part], count)
+        yield from (refusals, ignored, beyond)
 
 
 def by_label(
