@@ -127,7 +127,6 @@ WRONG = {
     "not msgpack": raw(b"\xc1"),
     "cut short": raw(b"\x93\xa4Beat"),
     "more than one value": raw(msgspec.msgpack.encode(["Beat", 1]) + b"\x01"),
-    "an unknown tag": packed(["Coup", 1]),
     "no tag": packed([1]),
     "a map": packed({"seq": 1}),
     "a wrong type": packed(["Beat", "one"]),
@@ -146,7 +145,7 @@ def test_what_is_not_a_message_is_a_wire_error(data: bytes) -> None:
 
 def test_what_came_before_a_wrong_frame_counts() -> None:
     decoder = messages()
-    words = decoder.feed(frame(Beat(1)) + packed(["Coup"]))
+    words = decoder.feed(frame(Beat(1)) + packed(["Beat", "two"]))
     assert next(words) == Beat(1)
     with pytest.raises(WireError):
         next(words)
