@@ -1,13 +1,14 @@
 """What goes over the wire: length-prefixed msgpack frames, and the greeting that opens a connection.
 
     dialler                                     acceptor
-    Greeting(cluster, node, to, identity, ...)
-                                                Welcome(identity, ...)  or  Refused(reason, known, ...)
+    Greeting(versions, cluster, node, to, ...)
+                                                Welcome(identity, version, ...)  or  Refused(reason, known, ...)
                                                 or, by the guardian of a life that has ended, Exited(start)
     messages of the core, until it breaks       nothing more
 
 A frame is four bytes of length (big-endian) and one message. The decoder is fed bytes and yields
-messages; whatever is not one of them raises `WireError`, and the connection is closed. Where the nodes have
+messages; what is malformed raises `WireError`, and the connection is closed; what only a later version knows
+is ignored, and told (`Part`). Where the nodes have
 certificates, or a secret, all this is said through TLS (`tls`).
 """
 
