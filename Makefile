@@ -75,7 +75,7 @@ LOWEST := .venv/lowest
 LOWEST_TESTS ?= tests
 
 test-lowest: $(SERVERS)
-	@$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(LOWEST)
+	@$(BIN)/uv venv --quiet --clear --seed --python $(PYTHON) $(LOWEST)
 	@echo "opentelemetry-sdk==1.25.0" > $(LOWEST)/overrides.txt
 	@VIRTUAL_ENV=$(LOWEST) $(BIN)/uv pip install --quiet --resolution lowest-direct \
 		--overrides $(LOWEST)/overrides.txt --editable ".[all]" --group test

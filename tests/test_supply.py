@@ -145,4 +145,4 @@ def test_the_wheel_holds_the_package_and_nothing_else(released: list[Path]) -> N
     assert f"\nVersion: {__version__}\n" in text and "\nLicense-Expression: Apache-2.0\n" in text
     with tarfile.open(released[1]) as source:
         held = {name.partition("/")[2] for name in source.getnames()}
-    assert {"locks/image.txt", "pyproject.toml", "LICENSE", "tests/release.py"} <= held
+    assert {"SECURITY.md", "locks/image.txt", "pyproject.toml", "LICENSE", "tests/release.py"} <= held
