@@ -295,6 +295,28 @@ def test_any_node_passes_on_what_the_leader_is_to_do(three: Nodes, way: int) -> 
 
 
 @pytest.mark.parametrize("way", [0, 1], ids=["on this machine", "over HTTP"])
+def test_what_nobody_waits_for_any_more_is_not_done(three: Nodes, way: int) -> None:
+    token = ("--token-file", "token") if way else ()
+    leader = three.leader()
+    asked, other = (id for id in "abc" if id != leader)
+    words = ("transfer", other, "--election", E, "--timeout", "0.5", *three.ways(asked)[way], *token)
+    three.processes[asked].send_signal(signal.SIGSTOP)
+    try:
+        done = elect(three.directory, *words)
+    finally:
+        three.processes[asked].send_signal(signal.SIGCONT)
+    assert done.returncode == 3
+    where = f"at http://127.0.0.1:{three.http[asked]}" if way else f"in electorate-demo-{asked}"
+    assert done.stderr == (
+        f"elect: the node {where} has not answered in 0.5 s;"
+        " it may do so yet: see who leads, or give it longer (--timeout)\n"
+    )
+    told = "the caller has hung up" if way else "nothing was done for one who asked to transfer and hung up"
+    until(lambda: any(told in line for line in three.log(asked)))
+    assert three.leader() == leader
+
+
+@pytest.mark.parametrize("way", [0, 1], ids=["on this machine", "over HTTP"])
 def test_what_cannot_be_is_refused(three: Nodes, way: int) -> None:
     token = ("--token-file", "token") if way else ()
     leader = three.leader()

@@ -103,6 +103,16 @@ async def test_a_leader_hands_over_when_it_is_told_to(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_who_will_ask_no_more_still_waits_for_its_answer(tmp_path: Path) -> None:
+    async with answering(tmp_path) as at:
+        leader = await at.agreed()
+        async with caller(tmp_path / leader.id) as one:
+            one.writer.write(b'{"ask": "resign"}\n')
+            one.writer.write_eof()
+            assert (await one.answer())["done"]
+
+
+@in_loop
 async def test_what_cannot_be_done_is_refused_in_a_sentence(tmp_path: Path) -> None:
     async with answering(tmp_path) as at:
         leader = await at.agreed()

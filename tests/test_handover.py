@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,110 @@ async def test_work_that_has_to_end_is_waited_for_and_told_of_in_time(tmp_path: 
         await working
 
 
+@asynccontextmanager
+async def at_work(directory: Path) -> AsyncIterator[tuple[Elections, asyncio.Event]]:
+    """Node a leads, and works until it is let go."""
+    async with cluster(directory) as of:
+        may_end = asyncio.Event()
+        working = asyncio.create_task(reluctant(of["a"], may_end))
+        await led(of)
+        yield of, may_end
+        may_end.set()
+        await working
+
+
+@in_loop
+async def test_who_has_asked_to_resign_hears_that_it_was_taken_back(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as (of, _):
+        leader = of["a"].node.host
+        asked = [asyncio.create_task(of[id].resign(seconds=60, timeout=BOUND)) for id in "ab"]
+        commanded = asyncio.create_task(ask(tmp_path / "c", {"ask": "resign"}))
+        await until(lambda: len(leader.handover.obliging) == 2 and of["a"].yielding)
+        assert leader.wishes.frozen_for(E)
+        assert (await of["b"].transfer("a")).id == "a"
+        assert not of["a"].yielding and not leader.wishes.frozen_for(E)
+        why = "another wish came after it, and node a heeds the last one"
+        for waiting in asked:
+            with pytest.raises(ValueError, match=f"'main' was not given up: {why}"):
+                await waiting
+        assert await commanded == {"error": why, "refused": True}
+
+
+@in_loop
+async def test_a_leader_that_does_not_contend_cannot_keep_what_it_has(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as (of, _):
+        of["a"].withdraw()
+        for asked in "ab":
+            with pytest.raises(ValueError, match="node a may not lead, or does not contend"):
+                await of[asked].transfer("a")
+
+
+@in_loop
+async def test_a_leader_may_contend_again_before_its_work_has_ended(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as (of, _):
+        with pytest.raises(TimeoutError, match="the work of node a has not ended"):
+            await of["a"].resign(seconds=60, timeout=0)
+        of["a"].freeze(0)
+        assert not of["a"].node.host.wishes.frozen_for(E) and of["a"].yielding
+
+
+@in_loop
+async def test_a_time_that_is_none_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as of:
+        await led(of)
+        for asked in "ab":
+            for timeout in (float("nan"), -1.0):
+                why = f"timeout is {timeout:g}, and must be a number of seconds"
+                with pytest.raises(ValueError, match=why):
+                    await of[asked].transfer("c", timeout=timeout)
+                with pytest.raises(ValueError, match=why):
+                    await of[asked].resign(timeout=timeout)
+            with pytest.raises(ValueError, match="-1 is not a number of seconds"):
+                await of[asked].resign(seconds=-1)
+        assert of["a"].is_leader and not (of["a"].yielding or of["a"].wished)
+
+
+@in_loop
+async def test_who_stops_while_its_user_waits_says_so(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as (of, _):
+        waiting = asyncio.create_task(of["c"].transfer("b", timeout=BOUND))
+        await until(lambda: of["a"].yielding)
+        await of["c"].node.stop()
+        with pytest.raises(LeadershipLost, match="its node stopped"):
+            await waiting
+
+
+@pytest.mark.parametrize("wish", [Wish(E, "b"), Wish(E)], ids=["transfer", "resign"])
+@pytest.mark.parametrize("until_led", [True, False])
+@in_loop
+async def test_an_early_answer_is_not_the_last_word(
+    tmp_path: Path, wish: Wish, until_led: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "THEIRS", 0.0)
+    async with at_work(tmp_path) as (of, may_end):
+        asked = of["c"].node.host.handover
+        waiting = asyncio.create_task(asked.fulfil(wish, BOUND, until_led))
+        await until(lambda: of["a"].yielding and not asked.asked)
+        assert not waiting.done()
+        may_end.set()
+        outcome = await waiting
+        assert outcome[:2] == (True, "a") and outcome.view and outcome.view.leader != "a"
+
+
+@in_loop
+async def test_an_heir_that_the_last_leader_saw_has_led(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as of:
+        await led(of, "b")
+        hosts = {id: of[id].node.host for id in "abc"}
+        for one, other in ("ac", "ca"):
+            hosts[one].links[other].name.known = [("127.0.0.1", 1)]
+            hosts[one].links[other].drop()
+        await until(lambda: not (hosts["a"].links["c"].connected or hosts["c"].links["a"].connected))
+        view = await of["a"].transfer("c", timeout=BOUND)
+        assert (view.id, view.term, view.since) == ("c", 2, None)
+        assert of["c"].is_leader and of["a"].view.id is None
+
+
 @in_loop
 async def test_where_nobody_leads_nobody_can_be_asked(tmp_path: Path) -> None:
     async with cluster(tmp_path) as of:
@@ -206,7 +312,8 @@ async def test_a_leader_that_hangs_is_waited_for_no_longer_than_was_asked(tmp_pa
         other = at.hosts[min(at.hosts.keys() - {leader.id})]
         leader.handover.on_ask = lambda *_: None  # type: ignore[method-assign]
         outcome = await other.handover.fulfil(Wish(E), 0.3)
-        assert outcome == (False, leader.id, f"node {leader.id} has not answered")
+        assert outcome[:2] == (False, leader.id)
+        assert outcome.why == f"node {leader.id} has not answered, and may do it yet"
 
 
 @in_loop
@@ -224,7 +331,7 @@ async def test_who_has_asked_and_stops_is_answered(tmp_path: Path) -> None:
     async with host_cluster(tmp_path) as at:
         leader, other, asked = await passing_on(at)
         await at.stop(other.id)
-        with pytest.raises(ValueError, match=f"node {leader.id} was lost before it answered"):
+        with pytest.raises(ValueError, match=f"node {other.id} stops before node {leader.id} has answered"):
             await asked
 
 

@@ -128,6 +128,10 @@ MISTAKES = {
     ),
     "a large port": (TOP + '[nodes.a]\naddress = "h:65536"\n', "'h:65536' needs a port from 1 to 65535"),
     "no number": (TOP + '[nodes.a]\naddress = "h:http"\n', "'h:http' needs a port from 1 to 65535"),
+    "any host": (
+        TOP + '[nodes.a]\naddress = "*:1"\n',
+        "'*:1' names no host; every address of a machine is 0.0.0.0:1, or [::]:1",
+    ),
     "no host": (TOP + '[nodes.a]\naddress = ":1"\n', "':1' is not host:port"),
     "an absurd host": (TOP + '[nodes.a]\naddress = "a..b:1"\n', "'a..b:1' names a host that cannot be"),
     "one address twice": (

@@ -624,6 +624,16 @@ async def test_a_node_listens_on_all_that_its_name_stands_for(
             socket.create_connection(place)
 
 
+@pytest.mark.parametrize("number", ["0:0:0:0:0:0:0:1", "::FFFF:127.0.0.1", "0::0"])
+@in_loop
+async def test_a_number_is_listened_on_however_it_is_written(
+    number: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for listener in await names.listen(number, 0, "nodes.a.bind", LOG):
+        listener.close()
+    assert not caplog.messages
+
+
 def test_one_address_that_is_taken_is_one_too_many() -> None:
     with socket.create_server(("127.0.0.2", 0)) as taken:
         port = taken.getsockname()[1]

@@ -92,6 +92,15 @@ async def test_resign(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_a_resignation_after_which_the_same_one_leads_is_not_done(tmp_path: Path) -> None:
+    async with commanded(tmp_path, "a") as cluster:
+        term = cluster.hosts["a"].tenure(E)[0]
+        answer = await post(cluster, "a", "/resign", election=E)
+        assert answer.status_code == 202
+        assert (answer.json()["leader"], answer.json()["term"]) == ("a", term + 1)
+
+
+@in_loop
 async def test_a_node_does_not_contend_for_a_while(tmp_path: Path) -> None:
     async with commanded(tmp_path) as cluster:
         leader, other = leader_and_other(cluster)
@@ -270,7 +279,7 @@ async def test_a_page_of_the_node_itself_may_command(tmp_path: Path) -> None:
         for host in (f"127.0.0.1:{cluster.http['a']}", f"localhost:{cluster.http['a']}"):
             for scheme in ("http", "https"):
                 own = {"origin": f"{scheme}://{host}", "host": host}
-                assert (await post(cluster, "a", "/resign", own, election=E)).status_code == 200
+                assert (await post(cluster, "a", "/resign", own, election=E)).status_code == 202
                 await cluster.agreed()
             for origin in (f"http://{host}0", "http://localhost", "https://[::1]:1"):
                 other = {"origin": origin, "host": host}
@@ -300,7 +309,7 @@ async def test_a_changed_token_counts_at_once(tmp_path: Path) -> None:
         write_token(tmp_path, "another")
         assert (await post(cluster, "a", "/resign", election=E)).status_code == 401
         newer = {"authorization": "Bearer another"}
-        assert (await post(cluster, "a", "/resign", newer, election=E)).status_code == 200
+        assert (await post(cluster, "a", "/resign", newer, election=E)).status_code == 202
 
 
 @in_loop

@@ -29,7 +29,7 @@ from electorate.engines.url import shown
 from electorate.errors import UserError
 from electorate.runtime.config import configure
 from electorate.runtime.contact import explain
-from electorate.runtime.control import address
+from electorate.runtime.control import WISHES, address
 from electorate.runtime.hearsay import SENTENCE, heard
 from electorate.runtime.tls import no_password
 from electorate.runtime.wishes import LONGEST
@@ -114,9 +114,10 @@ class OnThisMachine:
                 with connection.makefile() as answers:
                     for line in answers:
                         yield understood(json.loads(line))
+        except TimeoutError:
+            raise Unreachable(f"the node in {self.directory} {late(self.timeout, question['ask'])}") from None
         except OSError as error:
-            why = error.strerror or "it does not answer in time"
-            raise Unreachable(f"no node runs in {self.directory}: {why}") from None
+            raise Unreachable(f"no node runs in {self.directory}: {error.strerror}") from None
         if then is not None:
             raise Unreachable(f"the node in {self.directory} hung up without an answer")
 
@@ -142,7 +143,7 @@ class OverHttp:
 
     def ask(self, what: str, **words: Word) -> Any:
         given = {name: word for name, word in words.items() if word is not None}
-        if what in ("transfer", "resign", "freeze"):
+        if what in WISHES:
             if "election" not in given:
                 given["election"] = self.ask("leader")["election"]
             with self.open(f"/{what}", json.dumps(given).encode()) as answer:
@@ -189,10 +190,18 @@ class OverHttp:
                 raise Refused(reason(error) + hint) from None
         except (OSError, http.client.HTTPException) as error:
             cause = getattr(error, "reason", error)
+            if isinstance(cause, TimeoutError):
+                raise Unreachable(f"the node at {self.url} {late(self.timeout, path[1:])}") from None
             why = explain(cause) if isinstance(cause, OSError) else str(cause)
             if isinstance(cause, ssl.SSLCertVerificationError):
                 why += "; --ca names who signed it"
             raise Unreachable(f"no node answers at {self.url}: {why}") from None
+
+
+def late(timeout: float, asked: Word) -> str:
+    """What is known of a node that takes its time."""
+    still = "; it may do so yet: see who leads, or give it longer (--timeout)" if asked in WISHES else ""
+    return f"has not answered in {timeout:g} s{still}"
 
 
 def reason(error: urllib.error.HTTPError) -> str:

@@ -12,13 +12,14 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 from weakref import WeakValueDictionary
 
+from electorate.core.model import View
 from electorate.election import NOTHING, Election, Guarantees, LeaderView, Position, Tenure
 from electorate.engines.url import URL, shown
 from electorate.errors import UserError
@@ -29,19 +30,11 @@ from electorate.runtime.config import Config, Keywords, complaints_about_metadat
 from electorate.runtime.control import control
 from electorate.runtime.handover import Lapsed, Wish
 from electorate.runtime.host import Host
-from electorate.runtime.reasons import never_leads, not_handed_over, not_leading
+from electorate.runtime.reasons import never_leads, not_leading
 from electorate.runtime.telemetry import trace_elections
 from electorate.web import serving
 
 log = logging.getLogger("electorate")
-
-
-class Awaited(NamedTuple):
-    """A view that somebody waits for, or the end of a transfer to this heir."""
-
-    wanted: Callable[[LeaderView], bool]
-    heir: str | None
-    came: asyncio.Future[LeaderView]
 
 
 class EmbeddedElection(Election):
@@ -54,7 +47,6 @@ class EmbeddedElection(Election):
         self._position: Position = 0
         self._polling: asyncio.Task[None] | None = None
         self._yielding = False
-        self._awaited: list[Awaited] = []
 
     @property
     def guarantees(self) -> Guarantees:
@@ -174,83 +166,42 @@ class EmbeddedElection(Election):
         self.node.host.freeze(self.name, seconds)
 
     async def resign(self, *, seconds: float = 0.0, timeout: float | None = None) -> None:
-        self.check_runs()
-        timeout = self.time_for_wishes if timeout is None else timeout
-        if self.view.role != "leader":
-            return await self.pass_on(Wish(self.name, seconds=seconds), timeout)
-        self.wished = True
-        try:
-            self.node.host.resign(self.name, seconds)
-            async with asyncio.timeout(timeout):
-                await self.seen(lambda view: view.role != "leader")
-        except TimeoutError:
-            raise TimeoutError(
-                f"'{self.name}' was not given up within {timeout:g} s:"
-                f" {not_handed_over(self.node.host, self.name)}"
-            ) from None
-        return None
+        await self.wish(Wish(self.name, seconds=seconds), timeout)
 
     async def transfer(self, to: str, *, force: bool = False, timeout: float | None = None) -> LeaderView:
+        view = await self.wish(Wish(self.name, to, force), timeout)
+        return self.shown(view) if view else self.view
+
+    async def wish(self, wish: Wish, timeout: float | None) -> View | None:
+        """Let the leader do it, and wait. Returns who leads then, if that was asked for."""
         self.check_runs()
-        timeout = self.time_for_wishes if timeout is None else timeout
-        if self.view.role != "leader":
-            await self.pass_on(Wish(self.name, to, force), timeout)
-            return self.view
-        led = self.seen(lambda view: view.id == to, heir=to)
-        self.wished = True
+        timeout = 4 * self.node.config.timing.lease if timeout is None else timeout
+        if not timeout >= 0:
+            raise ValueError(f"timeout is {timeout:g}, and must be a number of seconds")
+        what = f"'{self.name}' was not {f'handed over to {wish.to}' if wish.to else 'given up'}"
+        self.wished = self.wished or self.view.role == "leader"
+        handover = self.node.host.handover
         try:
-            self.node.host.transfer(self.name, to, force)
-            async with asyncio.timeout(timeout):
-                return await led
-        except TimeoutError:
-            raise TimeoutError(
-                f"'{self.name}' was not handed over to {to} within {timeout:g} s:"
-                f" {not_handed_over(self.node.host, self.name, to)}"
-            ) from None
+            outcome = await handover.fulfil(wish, timeout, until_led=wish.to is not None)
+        except ValueError as error:
+            self.check_goes_on()
+            raise ValueError(f"{what}: {error}" if isinstance(error, Lapsed) else str(error)) from None
         finally:
-            led.cancel()
             self.wished = self.wished and self._yielding
-
-    @property
-    def time_for_wishes(self) -> float:
-        """Seconds: unless the user says otherwise."""
-        return 4 * self.node.config.timing.lease
-
-    async def pass_on(self, wish: Wish, timeout: float) -> None:
-        """Let the leader do it. Raises as if it had been asked itself."""
-        what = f"handed over to {wish.to}" if wish.to else "given up"
-        try:
-            outcome = await self.node.host.handover.fulfil(wish, timeout, until_led=wish.to is not None)
-        except Lapsed as lapsed:
-            raise ValueError(f"'{self.name}' was not {what}: {lapsed}") from None
         if not outcome.done:
-            raise TimeoutError(f"'{self.name}' was not {what} within {timeout:g} s: {outcome.why}")
+            self.check_goes_on()
+            raise TimeoutError(f"{what} within {timeout:g} s: {outcome.why}")
+        return outcome.view
+
+    def check_goes_on(self) -> None:
+        """Raises `LeadershipLost` if the node stops, or has failed."""
+        if self.closed or self.node.host.handover.stopping.done():
+            raise LeadershipLost(self.name, self.view.term, self.closed or Loss.STOPPED)
 
     def check_runs(self) -> None:
         self.check_here()
         if not self.node.started:
             raise RuntimeError(self.node.idle)
-
-    def seen(
-        self, wanted: Callable[[LeaderView], bool], heir: str | None = None
-    ) -> asyncio.Future[LeaderView]:
-        """The first view that is as wanted, be it for an instant that whoever looks now and then would miss.
-        Raises `ValueError`, and says why, if a transfer to this heir comes to nothing."""
-        came: asyncio.Future[LeaderView] = asyncio.get_running_loop().create_future()
-        if wanted(self.view):
-            came.set_result(self.view)
-        else:
-            self._awaited.append(Awaited(wanted, heir, came))
-        return came
-
-    def lapsed(self, heir: str, reason: str) -> None:
-        """A transfer to this one has come to nothing."""
-        for awaited in self._awaited:
-            if awaited.heir == heir and not awaited.came.done():
-                awaited.came.set_exception(
-                    ValueError(f"'{self.name}' was not handed over to {heir}: {reason}")
-                )
-        self.changed()
 
     async def handed_over(self) -> None:
         deadline = now() + 2 * self.node.config.timing.lease
@@ -265,26 +216,25 @@ class EmbeddedElection(Election):
     def refresh(self) -> None:
         """See what the node knows now."""
         view = self.node.host.view(self.name)
-        if view is None:
-            return
-        self._yielding = view.yielding
-        known = self.node.host.leader(self.name)
+        if view is not None:
+            self._yielding = view.yielding
+            self.view = self.shown(view)
+            self.changed()
+
+    def shown(self, view: View) -> LeaderView:
+        """What a user sees of it."""
+        known = self.node.host.named(view)
         reign = self.node.host.figures.reigns.get(self.name)
-        self.view = LeaderView(
+        return LeaderView(
             self.name,
             known.id if known else None,
             known.address if known else None,
             view.term,
             metadata=known.metadata if known else NOTHING,
             role=view.role.value,
-            since=reign.since if known and reign else None,
+            since=reign.since if reign and (reign.leader, reign.term) == (view.leader, view.term) else None,
             changes=reign.changes if reign else 0,
         )
-        for awaited in self._awaited:
-            if not awaited.came.done() and awaited.wanted(self.view):
-                awaited.came.set_result(self.view)
-        self._awaited = [awaited for awaited in self._awaited if not awaited.came.done()]
-        self.changed()
 
     def end(self, reason: Loss) -> None:
         """All work that rests on the leadership must end."""
@@ -294,9 +244,6 @@ class EmbeddedElection(Election):
     def close(self, reason: Loss = Loss.STOPPED) -> None:
         if self._polling:
             self._polling.cancel()
-        for awaited in self._awaited:
-            if not awaited.came.done():
-                awaited.came.set_exception(LeadershipLost(self.name, self.view.term, reason))
         super().close(reason)
 
 
@@ -545,7 +492,7 @@ class Node:
         elif kind == "view" and what["election"] in self.elections and self.started:
             self.elections[what["election"]].refresh()
         elif kind == "lapsed" and what["election"] in self.elections:
-            self.elections[what["election"]].lapsed(what["heir"], what["reason"])
+            self.elections[what["election"]].changed()
         elif kind in ("stalled", "failed"):
             for election in tuple(self.elections.values()):
                 if election.leaderships:

@@ -646,6 +646,8 @@ def split_address(address: str) -> tuple[str, int]:
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not host:
         raise ValueError("is not host:port, such as 10.0.0.1:7400 or [::1]:7400")
+    if host == "*":
+        raise ValueError(f"names no host; every address of a machine is 0.0.0.0:{port}, or [::]:{port}")
     try:
         if len(host.encode("idna")) > MAX_HOST:
             raise ValueError(f"names a host by more than {MAX_HOST} bytes, which cannot be")

@@ -21,6 +21,7 @@ import asyncio
 import errno
 import logging
 import os
+import select
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -30,6 +31,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from electorate.core.model import View
 from electorate.runtime import wishes
 from electorate.runtime.door import Door
 from electorate.runtime.handover import Wish
@@ -46,6 +48,8 @@ PATIENCE = 10.0
 """Seconds that a question may take to arrive."""
 UNREAD = 1 << 18
 """One who watches and leaves so many bytes unread is cut off."""
+WISHES = ("transfer", "resign", "freeze")
+"""What is not done for one who does not wait for it any more."""
 OUTCOME = 3
 """So many leases a command waits for what comes of it."""
 
@@ -141,7 +145,9 @@ class Answering:
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             asked = msgspec.json.decode(await self.question(reader), type=Ask)
-            if asked.ask == "watch":
+            if asked.ask in WISHES and hung_up(writer):
+                self.host.log.warning("nothing was done for one who asked to %s and hung up", asked.ask)
+            elif asked.ask == "watch":
                 await self.watch(asked.election, reader, writer)
             else:
                 say(writer, await self.reply(asked, caller(writer)))
@@ -178,9 +184,10 @@ class Answering:
             raise ValueError(complaint)
         return name
 
-    def leader(self, election: str) -> dict[str, Any]:
-        known = self.host.leader(election)
-        view = self.host.view(election)
+    def leader(self, election: str, view: View | None = None) -> dict[str, Any]:
+        """Who leads, or led in this view."""
+        view = view or self.host.view(election)
+        known = self.host.named(view) if view else None
         return {
             "election": election,
             "leader": known.id if known else None,
@@ -222,8 +229,7 @@ class Answering:
     async def fulfil(self, wish: Wish) -> dict[str, Any]:
         """Who leads once another does, or when there has been time enough for it."""
         outcome = await self.host.handover.fulfil(wish, OUTCOME * self.host.config.timing.lease)
-        leader = self.leader(wish.election)
-        return {**leader, "done": outcome.done and (wish.to is not None or leader["leader"] != outcome.by)}
+        return {**self.leader(wish.election, outcome.view), "done": outcome.done}
 
     async def watch(
         self, election: str | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -246,6 +252,14 @@ class Answering:
             await reader.read()
         finally:
             self.host.unobserve(tell)
+
+
+def hung_up(writer: asyncio.StreamWriter) -> bool:
+    """Whether the caller has gone: perhaps long ago, if this process was stopped meanwhile. One that has only
+    said that it will ask no more is there."""
+    end = select.poll()
+    end.register(writer.get_extra_info("socket").fileno(), 0)
+    return bool(end.poll(0))
 
 
 def say(writer: asyncio.StreamWriter, what: Any) -> None:

@@ -14,16 +14,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from electorate.core.model import NodeId, Term
+from electorate.core.model import NodeId, Role, Term, View
 from electorate.core.node import is_name
 from electorate.runtime import wishes
 from electorate.runtime.clock import now
 from electorate.runtime.hearsay import SENTENCE, heard
-from electorate.runtime.reasons import not_handed_over, who_leads
+from electorate.runtime.reasons import not_handed_over, overruled, who_leads
 from electorate.runtime.wire import Answered, Ask, How
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ AT_ONCE = 32
 
 
 class Lapsed(ValueError):
-    """A transfer came to nothing."""
+    """What was begun came to nothing."""
 
 
 class Wish(NamedTuple):
@@ -62,6 +62,8 @@ class Outcome(NamedTuple):
     by: NodeId
     """Who led, and was asked."""
     why: str = ""
+    view: View | None = None
+    """Who leads then, if that was waited for."""
 
 
 class Handover:
@@ -82,15 +84,39 @@ class Handover:
         self.check(wish)
         until = now() + patience
         leader, answer = await self.settle(wish, until)
-        if answer.how is not How.DONE or not until_led:
-            return Outcome(answer.how is How.DONE, leader, answer.why)
+        done, heir_led = answer.how is How.DONE, answer.how is How.DONE and wish.to is not None
+        if (done and not until_led) or not (done or self.has_time(until)):
+            return Outcome(done, leader, answer.why)
+        if heir_led:
+            until = min(until, now() + (self.host.config.timing.patience if leader != self.host.id else 0.0))
 
-        def led(who: NodeId | None, term: Term) -> bool:
-            return who is not None and (who == wish.to or term > answer.term)
+        def came_true(view: View) -> bool:
+            if wish.to is not None:
+                return view.leader == wish.to and view.term >= answer.term
+            return view.leader is not None and view.term > answer.term if until_led else view.leader != leader
 
-        with self.host.awaiting(wish.election, led) as came:
-            await asyncio.wait([came], timeout=max(0.0, until - now()))
-        return Outcome(came.done(), leader, f"node {leader} has resigned, and nobody leads yet")
+        with self.host.awaiting(wish.election, came_true) as came:
+            await self.wait(came, until)
+        if came.done():
+            view = came.result()
+            return Outcome(wish.to is not None or view.leader != leader, leader, "", view)
+        if heir_led:
+            return Outcome(True, leader, "", self.told(wish.election, answer))
+        return Outcome(False, leader, answer.why or f"node {leader} has resigned, and nobody leads yet")
+
+    def told(self, election: str, answer: Answered) -> View:
+        """What the last leader has seen, though this node has not."""
+        own = self.host.view(election)
+        return View(election, own.role if own else Role.FOLLOWER, answer.leader, answer.term)
+
+    def has_time(self, until: float) -> bool:
+        return now() < until and not self.stopping.done()
+
+    async def wait(self, came: asyncio.Future[View], until: float) -> None:
+        """Until then, but not while this node stops."""
+        either: list[asyncio.Future[Any]] = [came, self.stopping]
+        left = max(0.0, until - now())
+        await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
     def check(self, wish: Wish) -> None:
         wishes.check(wish.seconds)
@@ -102,7 +128,7 @@ class Handover:
         leader = self.leader(wish.election)
         while True:
             if leader == self.host.id:
-                return leader, await self.here(wish, until - now())
+                return leader, await self.here(wish, until)
             answer = await self.ask(leader, wish, until)
             if answer.how is How.REFUSED:
                 raise ValueError(answer.why)
@@ -125,7 +151,7 @@ class Handover:
     async def another(self, election: str, asked: NodeId, answer: Answered, until: float) -> NodeId:
         """Who leads, if not the one that was asked: whom this node sees lead, or the other has named. Either
         may be about to hear more. Raises `ValueError`."""
-        with self.host.awaiting(election, lambda leader, term: leader not in (None, asked)) as came:
+        with self.host.awaiting(election, lambda view: view.leader not in (None, asked)) as came:
             await asyncio.wait([came], timeout=min(until - now(), self.host.config.timing.patience))
         if now() >= until:
             raise ValueError(answer.why)
@@ -133,30 +159,47 @@ class Handover:
             return answer.leader
         return self.leader(election)
 
-    async def here(self, wish: Wish, patience: float) -> Answered:
+    async def here(self, wish: Wish, until: float) -> Answered:
         """This node leads: hand over, and wait until that is done. Raises `ValueError`."""
         host = self.host
         term = host.node.leading[wish.election].leader_term
         with self.doing(wish) as done:
-            first = asyncio.FIRST_COMPLETED
-            await asyncio.wait([done, self.stopping], timeout=patience, return_when=first)
+            await self.wait(done, until)
         if done.done():
-            done.result()
-            return Answered(0, How.DONE, "", None, term)
+            view = done.result()
+            return Answered(0, How.DONE, "", view.leader, term if wish.to is None else view.term)
         return Answered(0, How.UNDER_WAY, not_handed_over(host, wish.election, wish.to), None, term)
 
     @contextmanager
-    def doing(self, wish: Wish) -> Iterator[asyncio.Future[None]]:
-        """Begin to hand over: the future is done when the heir leads, or this node does not. Raises
-        `ValueError`."""
+    def doing(self, wish: Wish) -> Iterator[asyncio.Future[View]]:
+        """Begin to hand over: the future is done when the heir leads, or this node does not, and fails with a
+        `Lapsed` that says why if it comes to nothing. Raises `ValueError`, too."""
         host = self.host
-        if wish.to is not None:
-            with host.transferring(wish.election, wish.to, wish.force) as led:
-                yield led
-        else:
-            with host.awaiting(wish.election, lambda leader, term: leader != host.id) as ended:
-                host.resign(wish.election, wish.seconds)
+        if wish.to is None:
+            host.resign(wish.election, wish.seconds)
+            with host.awaiting(wish.election, self.given_up) as ended:
                 yield ended
+            return
+        with host.awaiting(wish.election, lambda view: view.leader == wish.to) as led:
+
+            def hear(kind: str, what: dict[str, Any]) -> None:
+                if (what["election"], what["heir"]) == (wish.election, wish.to) and not led.done():
+                    led.set_exception(Lapsed(what["reason"]))
+                    led.exception()
+
+            host.observe(hear, "lapsed")
+            try:
+                host.transfer(wish.election, wish.to, wish.force)
+                yield led
+            finally:
+                host.unobserve(hear)
+
+    def given_up(self, view: View) -> bool:
+        """Whether this node leads no longer. Raises `Lapsed` if it is not to give up any more."""
+        leading = self.host.node.leading.get(view.election)
+        if leading is not None and not leading.is_to_yield:
+            raise Lapsed(overruled(self.host))
+        return view.leader != self.host.id
 
     # --- passing on -------------------------------------------------------------------------------
 
@@ -177,7 +220,8 @@ class Handover:
             await asyncio.wait([answered], timeout=left)
             if answered.done():
                 return answered.result()
-            return Answered(number, How.UNDER_WAY, f"node {leader} has not answered", None, 0)
+            why = f"node {leader} has not answered, and may do it yet"
+            return Answered(number, How.UNDER_WAY, why, None, 0)
         finally:
             del self.asked[number]
 
@@ -190,9 +234,12 @@ class Handover:
 
     def lost(self, peer: NodeId) -> None:
         """What was asked of this one is not answered any more."""
+        self.expect_nothing_of(peer, f"node {peer} was lost before it answered")
+
+    def expect_nothing_of(self, peer: NodeId, why: str) -> None:
         for asked, future in self.asked.values():
             if asked == peer and not future.done():
-                why = f"node {peer} was lost before it answered: see who leads, and ask again"
+                why = f"{why}: see who leads, and ask again"
                 future.set_result(Answered(0, How.REFUSED, why, None, 0))
 
     # --- being asked ------------------------------------------------------------------------------
@@ -218,12 +265,12 @@ class Handover:
             self.check(wish)
             to = ask.to or "whoever is next"
             self.host.log.info("asked by node %s to hand '%s' over to %s", peer, ask.election, to)
-            done = await self.here(wish, patience)
+            done = await self.here(wish, now() + patience)
         except Lapsed as error:
             return self.answer(peer, ask, How.LAPSED, str(error))
         except ValueError as error:
             return self.answer(peer, ask, How.REFUSED, str(error))
-        return self.answer(peer, ask, done.how, done.why, None, done.term)
+        return self.answer(peer, ask, done.how, done.why, done.leader, done.term)
 
     def answer(
         self, peer: NodeId, ask: Ask, how: How, why: str, leader: NodeId | None = None, term: Term = 0
@@ -234,6 +281,6 @@ class Handover:
         """Answer all who still wait."""
         self.stopping.set_result(None)
         for peer in {asked for asked, _ in self.asked.values()}:
-            self.lost(peer)
+            self.expect_nothing_of(peer, f"node {self.host.id} stops before node {peer} has answered")
         if self.obliging:
             await asyncio.wait(self.obliging)

@@ -60,12 +60,12 @@ from electorate.runtime.contact import Contact
 from electorate.runtime.directory import doubt
 from electorate.runtime.door import Door
 from electorate.runtime.figures import Figures, Refusal, hour
-from electorate.runtime.handover import Handover, Lapsed
+from electorate.runtime.handover import Handover
 from electorate.runtime.hearsay import SENTENCE, WORD, Hearsay, Room, heard
 from electorate.runtime.link import A_STRANGER, SAME, Incoming, Link
 from electorate.runtime.lobby import Lobby
 from electorate.runtime.names import hindrance, listen
-from electorate.runtime.reasons import who_leads
+from electorate.runtime.reasons import overruled, who_leads
 from electorate.runtime.store import Conditions, Disk, Store, cure, remedy
 from electorate.runtime.timers import Timers
 from electorate.runtime.tree import plea
@@ -504,12 +504,15 @@ class Host:
 
     def transfer(self, election: str, to: NodeId, force: bool = False) -> None:
         """Hand the leadership over, now or as soon as the heir follows with data as fresh as mine (or by
-        force), but within a lease. Raises `ValueError` if I do not lead, or the heir cannot."""
+        force), but within a lease. To hand it to myself takes back what was wished before, and for how long
+        I was not to contend then. Raises `ValueError` if I do not lead, or the heir cannot."""
         self.check_member(to)
         leading = self.node.leading.get(election)
         if leading is None:
             raise ValueError(f"node {self.id} does not lead '{election}': {who_leads(self, election)}")
-        if to != self.id and not leading.may_inherit(to):
+        if to == self.id:
+            self.wishes.freeze(election, 0.0)
+        if not leading.may_inherit(to):
             raise ValueError(f"node {to} may not lead, or does not contend")
         self.do(self.node.transfer(now(), election, to, force))
 
@@ -565,7 +568,11 @@ class Host:
     def leader(self, election: str) -> Known | None:
         """Who leads, as far as this node knows, and what it has told of itself."""
         view = self.view(election)
-        if view is None or view.leader is None:
+        return self.named(view) if view else None
+
+    def named(self, view: View) -> Known | None:
+        """The same of a view that this node has, or has had."""
+        if view.leader is None:
             return None
         metadata = self.metadata if view.leader == self.id else self.links[view.leader].metadata
         return Known(view.leader, self.config.nodes[view.leader].address, view.term, metadata)
@@ -582,45 +589,30 @@ class Host:
         return tuple(dict.fromkeys((*self.config.elections, *tuple(self.node.elections))))
 
     @contextmanager
-    def awaiting(
-        self, election: str, wanted: Callable[[NodeId | None, int], bool]
-    ) -> Iterator[asyncio.Future[None]]:
-        """A future that is done once leader and term are as wanted, be it for an instant that whoever looks
-        now and then would miss."""
-        came = self.loop.create_future()
+    def awaiting(self, election: str, wanted: Callable[[View], bool]) -> Iterator[asyncio.Future[View]]:
+        """The first view that is as wanted, be it for an instant that whoever looks now and then would miss.
+        A `ValueError` of `wanted` is that of the future."""
+        came: asyncio.Future[View] = self.loop.create_future()
 
-        def see(name: str, leader: NodeId | None, term: int) -> None:
-            if name == election and wanted(leader, term) and not came.done():
-                came.set_result(None)
+        def see(view: View) -> None:
+            try:
+                if not came.done() and wanted(view):
+                    came.set_result(view)
+            except ValueError as error:
+                came.set_exception(error)
+                came.exception()
 
         def hear(kind: str, what: dict[str, Any]) -> None:
-            see(what["election"], what["leader"], what["term"])
+            if what["election"] == election:
+                see(View(**what))
 
         if view := self.view(election):
-            see(election, view.leader, view.term)
+            see(view)
         self.observe(hear, "view")
         try:
             yield came
         finally:
             self.unobserve(hear)
-
-    @contextmanager
-    def transferring(self, election: str, to: NodeId, force: bool = False) -> Iterator[asyncio.Future[None]]:
-        """Begin a transfer: the future is done once the heir leads, and fails with a `ValueError` that says
-        why if it comes to nothing. Raises `ValueError`, too."""
-        with self.awaiting(election, lambda leader, term: leader == to) as led:
-
-            def hear(kind: str, what: dict[str, Any]) -> None:
-                if (what["election"], what["heir"]) == (election, to) and not led.done():
-                    led.set_exception(Lapsed(what["reason"]))
-                    led.exception()
-
-            self.observe(hear, "lapsed")
-            try:
-                self.transfer(election, to, force)
-                yield led
-            finally:
-                self.unobserve(hear)
 
     # --- events of the node -------------------------------------------------------------------------
 
@@ -846,7 +838,7 @@ class Host:
     def lapse(self, notice: TransferLapsed) -> str:
         """Why a transfer came to nothing."""
         if notice.why == "overruled":
-            return f"another wish came after it, and node {self.id} heeds the last one"
+            return overruled(self)
         if notice.why == "ended":
             return f"the leadership of node {self.id} ended before node {notice.heir} could take it over"
         if notice.positions is None:

@@ -263,11 +263,16 @@ async def listen(host: str, port: int, key: str, log: logging.Logger) -> list[so
     """Listen on all that this name of this machine stands for. Raises `OSError`."""
     addresses = [(host, port)] if is_number(host) else await own_addresses(host, port, key, log)
     listeners = bound(addresses)
-    taken = {listener.getsockname()[0] for listener in listeners}
+    taken = {unscoped(listener.getsockname()[0]) for listener in listeners}
     for number in dict.fromkeys(number for number, _ in addresses):
-        if number.partition("%")[0] not in taken:
+        if unscoped(number) not in taken:
             log.warning("not listening on %s: that is no address of this machine (%s)", number, key)
     return listeners
+
+
+def unscoped(number: str) -> IPv4Address | IPv6Address:
+    """However it is written, and on whichever interface."""
+    return ipaddress.ip_address(number.partition("%")[0])
 
 
 async def own_addresses(host: str, port: int, key: str, log: logging.Logger) -> list[Address]:

@@ -61,6 +61,10 @@ def no_election(host: Host, name: str) -> str | None:
     return f"there is no election '{name[:MAX_NAME]}' here; {hint(name[:MAX_NAME], host.names())}"
 
 
+def overruled(host: Host) -> str:
+    return f"another wish came after it, and node {host.id} heeds the last one"
+
+
 def not_handed_over(host: Host, election: str, heir: NodeId | None = None) -> str:
     """What a leader waits for that is to hand over."""
     leading, view = host.node.leading.get(election), host.view(election)

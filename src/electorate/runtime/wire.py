@@ -2,7 +2,7 @@
 
     dialler                                     acceptor
     Greeting(versions, cluster, node, to, ...)
-                                                Welcome(identity, version, ...)  or  Refused(reason, known, ...)
+                                                Welcome(identity, version, ...) or Refused(reason, known, ...)
                                                 or, by the guardian of a life that has ended, Exited(start)
     messages of the core, until it breaks       nothing more
 
@@ -100,7 +100,8 @@ class Ask(Message, frozen=True):
 
 
 class Answered(Message, frozen=True):
-    """What has come of it, and why; the term in which I led, or who leads, as far as I know, if I do not."""
+    """What has come of it, and why; who leads then, as far as I know, and its term, or that in which I led if
+    nobody in particular was to lead."""
 
     number: int
     how: How

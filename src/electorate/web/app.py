@@ -51,6 +51,8 @@ PAGE, LONGEST_PAGE = 100, 1000
 """How many elections are named at once, unless asked otherwise, and at most."""
 BODY = 16 << 10
 """The most bytes that a command may have."""
+TURNS = 5
+"""In so many turns of the loop it has read the end of what it has begun to read."""
 Wish = TypeVar("Wish", Transfer, Resign, Freeze)
 
 
@@ -242,6 +244,8 @@ class Api:
         try:
             wish = await read(request, form)
             self.existing(wish.election)
+            if await hung_up(request):
+                raise HTTPException(408, "the caller has hung up: nothing was done")
             done, leader = await obey(wish)
         except HTTPException as error:
             outcome = f"refused, {error.status_code}: {error.detail!r}"
@@ -309,6 +313,14 @@ async def read(request: Request, form: type[Wish]) -> Wish:
         return msgspec.json.decode(body, type=form)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise HTTPException(400, f"not what {form.__name__} needs: {error}") from None
+
+
+async def hung_up(request: Request) -> bool:
+    """Whether the caller has gone: perhaps long ago, if this process was stopped meanwhile. The loop learns
+    of that some turns after it has read the last word."""
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+    return await request.is_disconnected()
 
 
 def number(request: Request, name: str, default: int, most: int) -> int:

@@ -87,8 +87,11 @@ class Commands:
         if not fulfilling.done():
             fulfilling.cancel()
             await asyncio.wait([fulfilling])
+        if fulfilling.cancelled():
+            return False, state.leader(self.host, wish.election)[1]
         try:
-            done = not fulfilling.cancelled() and fulfilling.result().done
+            done, _, _, view = fulfilling.result()
         except ValueError as error:
             raise HTTPException(409, str(error)) from None
-        return done, state.leader(self.host, wish.election)[1]
+        leader = state.seen(self.host, view) if view else state.leader(self.host, wish.election)[1]
+        return done, leader

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
+from electorate.core.model import View
 from electorate.runtime.host import Host
 from electorate.web.answers import Elections, Leader, Standing
 
@@ -24,10 +25,16 @@ def leader(host: Host, election: str) -> tuple[bool, Leader]:
     if term:
         address = host.config.nodes[host.id].address
         return True, Leader(election, host.id, address, term, dict(host.metadata))
-    known, view = host.leader(election), host.view(election)
+    view = host.view(election)
+    return False, seen(host, view) if view else Leader(election, None, None, 0, {})
+
+
+def seen(host: Host, view: View) -> Leader:
+    """Who leads, or led in this view."""
+    known = host.named(view)
     if known is None:
-        return False, Leader(election, None, None, view.term if view else 0, {})
-    return False, Leader(election, known.id, known.address, known.term, dict(known.metadata))
+        return Leader(view.election, None, None, view.term, {})
+    return Leader(view.election, known.id, known.address, known.term, dict(known.metadata))
 
 
 def standings(host: Host, names: list[str]) -> list[Standing]:
