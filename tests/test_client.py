@@ -306,11 +306,10 @@ def test_what_nobody_waits_for_any_more_is_not_done(three: Nodes, way: int) -> N
     finally:
         three.processes[asked].send_signal(signal.SIGCONT)
     assert done.returncode == 3
-    where = f"at http://127.0.0.1:{three.http[asked]}" if way else f"in electorate-demo-{asked}"
-    assert done.stderr == (
-        f"elect: the node {where} has not answered in 0.5 s;"
-        " it may do so yet: see who leads, or give it longer (--timeout)\n"
-    )
+    here = f"the node in electorate-demo-{asked} does not answer"
+    who = f"no node answers at http://127.0.0.1:{three.http[asked]}" if way else here
+    still = "it may do so yet: see who leads, or give it longer (--timeout)"
+    assert done.stderr == f"elect: {who}: not in 0.5 s; {still}\n"
     told = "the caller has hung up" if way else "nothing was done for one who asked to transfer and hung up"
     until(lambda: any(told in line for line in three.log(asked)))
     assert three.leader() == leader

@@ -115,7 +115,8 @@ class OnThisMachine:
                     for line in answers:
                         yield understood(json.loads(line))
         except TimeoutError:
-            raise Unreachable(f"the node in {self.directory} {late(self.timeout, question['ask'])}") from None
+            why = late(self.timeout, question["ask"])
+            raise Unreachable(f"the node in {self.directory} does not answer: {why}") from None
         except OSError as error:
             raise Unreachable(f"no node runs in {self.directory}: {error.strerror}") from None
         if then is not None:
@@ -190,9 +191,9 @@ class OverHttp:
                 raise Refused(reason(error) + hint) from None
         except (OSError, http.client.HTTPException) as error:
             cause = getattr(error, "reason", error)
-            if isinstance(cause, TimeoutError):
-                raise Unreachable(f"the node at {self.url} {late(self.timeout, path[1:])}") from None
             why = explain(cause) if isinstance(cause, OSError) else str(cause)
+            if isinstance(cause, TimeoutError):
+                why = late(self.timeout, path[1:])
             if isinstance(cause, ssl.SSLCertVerificationError):
                 why += "; --ca names who signed it"
             raise Unreachable(f"no node answers at {self.url}: {why}") from None
@@ -201,7 +202,7 @@ class OverHttp:
 def late(timeout: float, asked: Word) -> str:
     """What is known of a node that takes its time."""
     still = "; it may do so yet: see who leads, or give it longer (--timeout)" if asked in WISHES else ""
-    return f"has not answered in {timeout:g} s{still}"
+    return f"not in {timeout:g} s{still}"
 
 
 def reason(error: urllib.error.HTTPError) -> str:
