@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import shutil
 import socket
 import ssl
@@ -35,7 +36,7 @@ from electorate.runtime.figures import Refusal
 from electorate.runtime.host import Host
 from electorate.runtime.link import Incoming
 from electorate.runtime.secret import Secret, new
-from electorate.runtime.tls import Credentials, identity, names
+from electorate.runtime.tls import Credentials, identity, names, rehearse
 from electorate.runtime.wire import VERSIONS, Greeting, Said, frame
 from electorate.web import token
 from tests.runtime_hosts import Cluster, cluster, crash, in_loop, stranger, until
@@ -282,6 +283,24 @@ async def test_new_certificates_are_used_without_a_restart(
         assert "names electorate:demo/b, and not node 'a' of cluster 'demo'" in caplog.text
         assert caplog.text.count("the one that was read before stays in use") == 2
         assert "in use now, as it has become: " in caplog.text
+
+
+@in_loop
+async def test_a_caller_who_is_cut_off_meanwhile_keeps_no_certificate_from_being_read(
+    tmp_path: Path, certs: Path
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(certs, mine)
+    config = Cluster(tmp_path, {"a": 1}, {"tls": tls(mine)}).config()
+    kept = Certificates(config, "a", logging.getLogger())
+    authority.issue_certificate("a", mine, 10, force=True)
+    caller = asyncio.ensure_future(kept.refresh())
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    await kept.refresh()
+    assert kept.credentials.cert == (mine / "a.pem").read_text()
 
 
 @pytest.mark.parametrize(
@@ -559,6 +578,43 @@ async def test_a_connection_does_not_outlive_the_certificate_that_it_was_made_wi
         await until(lambda: is_alone(at))
         assert datetime.now(UTC) >= end - timedelta(seconds=1)
         assert complaints(at.hosts["a"], "not trusting c", "expired") and not c.is_leader("main")
+
+
+@in_loop
+async def test_a_node_says_that_its_certificate_has_expired(
+    tmp_path: Path, certs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, though nobody calls."""
+    monkeypatch.setattr(certificates, "LOOK", 0.01)
+    async with cluster(tmp_path, ids="a", tls=tls(certs)) as at:
+        kept = at.hosts["a"].certificates
+        assert kept
+        kept.end = time.time() - 1
+        await until(lambda: kept.complaint)
+        looks = 0
+        refresh = Certificates.refresh
+
+        async def count(self: Certificates) -> None:
+            nonlocal looks
+            looks += 1
+            await refresh(self)
+
+        monkeypatch.setattr(Certificates, "refresh", count)
+        await until(lambda: looks > 3)
+        said = "a.pem has expired, and other nodes refuse it; `elect certs issue a --force` makes one"
+        assert caplog.text.count(said) == 1
+
+
+def test_a_bundle_may_have_comments_and_no_file_is_needed_in_memory(
+    certs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = Credentials(*(Path(path).read_text() for path in tls(certs, "a").values()))
+    mine = mine._replace(ca=f"# Autorité\n{mine.ca}")
+    for can in (True, False):
+        if not can:
+            monkeypatch.delattr(os, "memfd_create", raising=False)
+        contexts = (mine.context(side) for side in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT))
+        assert names(rehearse(*contexts), "demo", "a")
 
 
 def test_a_session_is_not_resumed(certs: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,12 +78,9 @@ class Files:
 
     def read(self) -> Credentials:
         try:
-            ca, cert = self.ca.read_text(), self.cert.read_text()
-            crl = self.crl.read_text() if self.crl else ""
+            ca, cert, crl = (text(path) if path else "" for path in (self.ca, self.cert, self.crl))
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read: {error.strerror}; {self.making}") from None
-        except ValueError:
-            raise UserError(f"{self.ca} and {self.cert} must be certificates in PEM; {self.making}") from None
         key = private.read(self.key, "the key", f"; {self.making}")
         credentials = Credentials(ca, cert, key.decode("ascii", "replace"), crl)
         try:
@@ -109,10 +107,11 @@ class Certificates:
         self.cluster, self.node = config.cluster, node
         self.template = config.tls.name if config.tls else None
         self.source: Source = Files(config, node) if config.tls else Secret.of(config, node)
-        self.seen = self.source.stamp()
+        self.seen: Hashable = self.source.stamp()
         self.use(self.source.read())
         self.complaint = ""
         """What the log has told of last, until all is well."""
+        self.reading = False
         self.changed: Callable[[bool], None] = lambda trust: None
         """Is called when others are in use, and told whether they trust others than before."""
 
@@ -150,15 +149,23 @@ class Certificates:
         while True:
             await asyncio.sleep(LOOK)
             await self.refresh()
+            if self.end < time.time() and not self.complaint:
+                self.complaint = f"{self.source.named} has expired, and other nodes refuse it"
+                self.log.error("%s; %s", self.complaint, self.source.remedy)
 
     async def refresh(self) -> None:
         """If they have changed, use them as they are now. What takes long is done in a thread."""
         seen = self.source.stamp()
-        if seen == self.seen and not self.source.wears_out(self.end):
+        worn = self.source.wears_out(self.end) and not self.reading
+        if seen == self.seen and not worn:
             return
         self.seen, before = seen, self.credentials
+        self.reading = True
         try:
             self.use(await asyncio.to_thread(self.source.read))
+        except asyncio.CancelledError:
+            self.seen = None  # whoever comes next reads it
+            raise
         except UserError as error:
             if str(error) != self.complaint:
                 self.log.error("%s; the one that was read before stays in use", error)
@@ -168,6 +175,13 @@ class Certificates:
             self.log.info("in use now, as it has become: %s", self.source.named)
             now = self.credentials
             self.changed((now.ca, now.crl) != (before.ca, before.crl))
+        finally:
+            self.reading = False
+
+
+def text(path: Path) -> str:
+    """PEM is ASCII; whatever else there is are comments."""
+    return path.read_text("utf-8", errors="replace")
 
 
 def stamp(path: Path) -> tuple[int, int]:

@@ -37,7 +37,8 @@ class Credentials(NamedTuple):
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False  # the name is that of a node, and checked with its greeting
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cadata=self.ca)
+        with file_of(self.ca) as ca:
+            context.load_verify_locations(ca)
         if side == ssl.PROTOCOL_TLS_SERVER:
             context.num_tickets = 0  # who resumes a session shows no certificate
         if self.crl:
@@ -65,17 +66,17 @@ def rehearse(server: ssl.SSLContext, client: ssl.SSLContext) -> Mapping[str, Any
 def file_of(content: str) -> Iterator[str]:
     """The name of a file with this content, for what reads nothing else: in memory, if the system can."""
     if hasattr(os, "memfd_create") and os.access("/proc/self/fd", os.X_OK):
-        with os.fdopen(os.memfd_create("electorate"), "w") as file:
+        with os.fdopen(os.memfd_create("electorate"), "w", encoding="utf-8") as file:
             file.write(content)
             file.flush()
             yield f"/proc/self/fd/{file.fileno()}"
     else:
         import tempfile
 
-        with tempfile.NamedTemporaryFile("w") as named:
-            named.write(content)
-            named.flush()
-            yield named.name
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as temporary:
+            temporary.write(content)
+            temporary.flush()
+            yield temporary.name
 
 
 def no_password() -> str:
