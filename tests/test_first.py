@@ -83,7 +83,9 @@ def test_its_exit_code_is_that_of_the_command(tmp_path: Path) -> None:
 
 def test_a_node_that_is_killed_in_a_container_is_attested_and_then_the_container_ends(tmp_path: Path) -> None:
     with container(tmp_path, "node", lease=2.0, stderr=subprocess.PIPE) as process:
-        assert process.stderr and "this node leads" in process.stderr.readline()
+        assert process.stderr
+        while "this node leads" not in (line := process.stderr.readline()):
+            assert line
         first = first_of(process)
         [node] = children(first)
         [guardian] = children(node)

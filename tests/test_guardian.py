@@ -35,8 +35,9 @@ def stopped(ward: Ward) -> None:
     """A first command has been told to stop, did not, and was killed."""
     ward.start(STUBBORN, now() + BOUND)
     assert ward.output.readline() == "up\n"
-    ward.say("stop", 0.05)
+    ward.say("stop", 3600)
     assert ward.output.readline() == "told\n"
+    ward.say("stop", 0)
     assert ward.heard() == ["gone", -signal.SIGKILL, True]
 
 

@@ -283,7 +283,7 @@ def test_a_deadline_that_is_put_off_is_none(ward: Ward) -> None:
 def test_a_command_that_does_not_stop_in_its_time_is_killed(ward: Ward) -> None:
     ward.start("trap 'echo told' TERM; echo up; while :; do sleep 0.01; done", now() + BOUND)
     assert ward.output.readline() == "up\n"
-    ward.say("stop", 0.1)
+    ward.say("stop", 1.0)
     assert ward.output.readline() == "told\n"
     assert ward.heard() == ["gone", -signal.SIGKILL, True]
 
