@@ -37,6 +37,10 @@ from tests.web_nodes import WebCluster, web_cluster
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
 TOKEN = "a token for the tests"
+USAGES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
+    *("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
 
 
 class Authority:
@@ -48,6 +52,9 @@ class Authority:
         self.own = ec.generate_private_key(ec.SECP256R1())
         builder = self.builder(self.name, self.own, 10)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        signs = dict.fromkeys(("key_cert_sign", "crl_sign"), True)
+        usage = x509.KeyUsage(**{**dict.fromkeys(USAGES, False), **signs})
+        builder = builder.add_extension(usage, critical=True)
         self.file = self.written(f"{name}.pem", builder.sign(self.own, hashes.SHA256()))
 
     def builder(
@@ -55,6 +62,9 @@ class Authority:
     ) -> x509.CertificateBuilder:
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self.name)
         builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
+        mine = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.own.public_key())
+        builder = builder.add_extension(mine, critical=False).add_extension(signer, critical=False)
         return builder.not_valid_before(NOW - 9 * DAY).not_valid_after(NOW + days * DAY)
 
     def issue(
