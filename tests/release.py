@@ -79,5 +79,7 @@ def digest(path: Path) -> str:
 
 
 if __name__ == "__main__":
+    if changed := subprocess.check_output(["git", "status", "--porcelain"], cwd=ROOT, text=True):
+        sys.exit(f"what is not committed would be in the release; commit it, or take it away:\n{changed}")
     for path in release(Path(sys.argv[1])):
         print(path)
