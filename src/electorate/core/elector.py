@@ -87,6 +87,7 @@ class Elector:
             "forced",
             "followers",
             "contenders",
+            "unready",
             "intended",
             "secured",
         ),
@@ -125,6 +126,8 @@ class Elector:
         """The voters that follow me, each with the stretch of support that counts for it."""
         self.contenders: Mapping[NodeId, int] = MappingProxyType({})
         """Those of them that contend, and their positions as last heard: I can hand over to one."""
+        self.unready: frozenset[NodeId] = frozenset()
+        """Those that have just restarted, and cannot lead yet."""
         self.intended: tuple[NodeId, float, bool] | None = None
         """To whom I am to hand over as soon as it can lead, until when I want to, and whether by force."""
         self.secured = False
@@ -288,8 +291,8 @@ class Elector:
         if self.intended is None or self.intended[0] != follower:
             return
         heir, until, force = self.intended
-        contends = heir in self.contenders and self.node.peers[heir].connected
-        if contends and (force or not self.is_behind(heir)) and self.node.now < until:
+        ready = heir in self.contenders and heir not in self.unready and self.node.peers[heir].connected
+        if ready and (force or not self.is_behind(heir)) and self.node.now < until:
             self.give_up(heir, wished=True, force=force)
 
     def transfer_lapsed(self) -> None:
@@ -332,10 +335,11 @@ class Elector:
 
     @property
     def ready_heirs(self) -> list[NodeId]:
-        return [heir for heir in self.contenders if self.node.peers[heir].is_there(self.node.now)]
+        able = [heir for heir in self.contenders if heir not in self.unready]
+        return [heir for heir in able if self.node.peers[heir].is_there(self.node.now)]
 
     def stand_back(self) -> None:
-        """Let another lead: try again only if nobody does."""
+        """Let another lead: until it does, and if nobody does, try again only after a while."""
         timing = self.node.timing
         self.deterred_until = float("inf")
         self.stands_back_until = self.node.now + timing.lease
@@ -781,7 +785,8 @@ class Elector:
         self.disarm("answers")
         self.role = Role.LEADER
         self.leader, self.leader_term, self.leader_position = self.me, term, self.position
-        self.followers, self.contenders, self.secured = frozenset(), {}, False
+        self.followers, self.contenders, self.unready = frozenset(), {}, frozenset()
+        self.secured = False
         self.assured = float("-inf")
         self.attempts, self.takeovers, self.held, self.intended = 0, 0, (), None
         self.occupied, self.giving_up, self.forced = False, None, False
@@ -812,6 +817,7 @@ class Elector:
             rest = frozenset(other for other in self.followers if other[0] != voter)
             self.followers = rest if follow.epoch == NO_SUPPORT else rest | {(voter, pair)}
             self.contenders = {id: at for id, at in self.contenders.items() if id != voter}
+            self.unready = self.unready - {voter} if follow.ready else self.unready | {voter}
             if follow.contends and voter in self.node.membership.candidates:
                 self.contenders = {**self.contenders, voter: follow.position}
         self.node.followed(self, voter)
@@ -831,7 +837,8 @@ class Elector:
         """End my leadership first, then say so: the voters are free from now on."""
         self.role = Role.FOLLOWER
         self.leader, self.departed = None, self.me
-        self.followers, self.contenders, self.secured = frozenset(), {}, False
+        self.followers, self.contenders, self.unready = frozenset(), {}, frozenset()
+        self.secured = False
         if self.intended is not None and self.intended[0] == heir:
             self.intended = None
             self.disarm("transfer")
@@ -869,6 +876,7 @@ class Elector:
         if lead.term > self.promise.epoch:
             self.settle(lead.term)
         self.disarm("campaign")
+        self.stands_back_until = float("-inf")
         self.waiting, self.forced, self.attempts, self.held = False, False, 0, ()
         self.leader, self.leader_term, self.leader_position = leader, lead.term, lead.position
         self.say_follow(leader)
@@ -878,16 +886,20 @@ class Elector:
         incarnation, epoch = self.node.watch(leader)
         if self.is_forgotten:
             epoch = NO_SUPPORT
-        follow = Follow(self.name, self.leader_term, incarnation, epoch, self.contends, self.position)
-        self.send(leader, follow)
-        self.node.moved[leader].pop(self.name, None)
+        ready = not (self.contends and self.is_amnesiac())
+        about = (self.name, self.leader_term, incarnation, epoch)
+        self.send(leader, Follow(*about, self.contends, self.position, ready))
+        if ready:
+            self.node.moved[leader].pop(self.name, None)
+        else:
+            self.node.moved[leader][self.name] = self
 
     def tell_position(self, leader: NodeId) -> None:
-        """It has changed since I said Follow."""
-        if self.leader == leader:
-            self.say_follow(leader)
-        else:
+        """It has changed since I said Follow, or I could not lead then; as soon as I can."""
+        if self.leader != leader:
             del self.node.moved[leader][self.name]
+        elif not (self.contends and self.is_amnesiac()):
+            self.say_follow(leader)
 
     def face_rival(self, rival: NodeId, lead: Lead) -> None:
         """Two leaders of one term meet: the split brain of the textbook quorum heals by rank."""

@@ -373,6 +373,8 @@ class Follow(ElectionMessage, frozen=True):
     """`NO_SUPPORT`: I only know that you lead."""
     contends: bool
     position: int
+    ready: bool = True
+    """I could lead now. Who has restarted is quiet for a lease, and says it again when that is over."""
 
 
 class Resign(ElectionMessage, frozen=True):
