@@ -145,11 +145,15 @@ class Certificates:
         """Whether the certificate (as `getpeercert` gives it) is that of this node of the cluster."""
         return names(certificate, self.cluster, node, self.template)
 
+    def left(self, end: float) -> float:
+        """For how many seconds more a certificate is good that ends then."""
+        return end - time.time()
+
     async def watch(self) -> None:
         while True:
             await asyncio.sleep(LOOK)
             await self.refresh()
-            if self.end < time.time() and not self.complaint:
+            if self.left(self.end) < 0 and not self.complaint:
                 self.complaint = f"{self.source.named} has expired, and other nodes refuse it"
                 self.log.error("%s; %s", self.complaint, self.source.remedy)
 

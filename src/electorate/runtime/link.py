@@ -16,7 +16,6 @@ import asyncio
 import random
 import socket
 import ssl
-import time
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -291,7 +290,7 @@ class Link:
             self.pause = FIRST_PAUSE
             if certificates := self.host.certificates:
                 age = AGE * random.uniform(0.8, 1.0) if outgoing.context is certificates.client else AGAIN
-                age = max(AGAIN, min(age, outgoing.end - time.time()))
+                age = max(AGAIN, min(age, certificates.left(outgoing.end)))
                 outgoing.until = self.host.loop.time() + age + 2 * HANDSHAKE
                 self.renew_after(age)
             if before:
@@ -607,7 +606,7 @@ class Incoming(asyncio.Protocol):
         self.peer, self.start = greeting.node, greeting.said.identity.start
         if certificates:
             age = AGE + 3 * HANDSHAKE if self.context is certificates.server else AGAIN
-            self.stay(max(AGAIN, min(age, expiry(certificate) - time.time())))
+            self.stay(max(AGAIN, min(age, certificates.left(expiry(certificate)))))
         version = self.host.versions.agree(Versions(*greeting.versions))
         assert version is not None
         self.say(Welcome(Said.of(self.host.identity(asked)), version, self.host.metadata))
