@@ -87,7 +87,7 @@ def test_if_a_refusal_were_believed_where_a_death_must_be_attested_storms_would_
             self.is_gone(peer, self.reached[peer])
 
     monkeypatch.setattr(Host, "hear_refusal", believe)
-    assert any("I2" in found for found in broken("raft", 20))
+    assert any("I2" in found for found in broken("raft", 6))
 
 
 def test_if_one_that_may_not_lead_objected_to_stale_data_storms_would_find_it(

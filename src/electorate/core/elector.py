@@ -448,10 +448,14 @@ class Elector:
     def peer_found(self, peer: NodeId) -> None:
         """A connection to the peer stands."""
         self.node.restless[self.name] = self
-        if self.role is Role.LEADER:
+        if self.role is Role.LEADER and self.node.has_much_to_say:
             self.node.untold[peer][self.name] = self
-        elif self.leader == peer:
+        elif self.role is Role.LEADER:
+            self.node.say_lead(peer, self)
+        elif self.leader == peer and self.node.has_much_to_say:
             self.node.moved[peer][self.name] = self
+        elif self.leader == peer:
+            self.say_follow(peer)
         elif self.leader is None and self.role is Role.FOLLOWER and self.node.all_gathered:
             self.seek()
 

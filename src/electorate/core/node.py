@@ -242,8 +242,6 @@ class Node:
                 self.out.append(Send(peer, Floor(self.floor)))
             for election in self.elections.values():
                 election.peer_found(peer)
-            self.tell_leaderships(peer)
-            self.tell_following(peer)
         else:
             self.ignore("a connection to an incarnation that is gone")
         return self.effects()
@@ -529,13 +527,16 @@ class Node:
             self.tell_leaderships(peer)
         self.rests_on_followers(election)
 
-    def tell_leaderships(self, id: NodeId) -> None:
+    def tell_leaderships(self, peer: NodeId) -> None:
         """Say Lead to a peer in a page of those elections in which it has not answered Follow. The next page
         comes with the next beat, or as soon as so many have been answered."""
-        untold = self.untold[id]
-        for name, election in tuple(islice(untold.items(), MUCH)):
-            election.announce_to(id)
-            untold[name] = untold.pop(name)
+        for election in tuple(islice(self.untold[peer].values(), MUCH)):
+            self.say_lead(peer, election)
+
+    def say_lead(self, peer: NodeId, election: Elector) -> None:
+        election.announce_to(peer)
+        if self.untold[peer].pop(election.name, None):
+            self.untold[peer][election.name] = election  # after those that it has not heard of
 
     def rests_on_followers(self, election: Elector) -> None:
         """From now on this leadership rests on its present followers."""

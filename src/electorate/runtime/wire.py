@@ -2,7 +2,8 @@
 
     dialler                                     acceptor
     Greeting(versions, cluster, node, to, ...)
-                                                Welcome(identity, version, ...) or Refused(reason, known, ...)
+                                                Welcome(identity, version, ...)
+                                                or  Refused(reason, known, ...)
                                                 or, by the guardian of a life that has ended, Exited(start)
     messages of the core, until it breaks       nothing more
 
