@@ -31,12 +31,12 @@ help:
 	@echo "make clean   remove what make has made"
 
 # The command `elect`, and nothing that only developers use. What is installed is what the locks say, byte for byte.
-$(COMMAND): pyproject.toml locks/build.txt locks/image.txt
+$(COMMAND): pyproject.toml locks/build.txt locks/cli.txt
 	@test -n "$(PYTHON)" || { echo "electorate needs Python 3.11 or later; none was found on the PATH."; exit 1; }
 	@echo "Once, before the first time: a virtual environment in $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV) || { echo "Cannot make a virtual environment: install python3-venv."; exit 1; }
 	@echo "... and in it electorate with what its command needs, from PyPI:"
-	@$(PIP) install --require-hashes -r locks/build.txt -r locks/image.txt | sed -n 's/^Collecting \([A-Za-z0-9._-]*\).*/  \1/p; s/^Successfully installed.*/  done/p'
+	@$(PIP) install --require-hashes -r locks/build.txt -r locks/cli.txt | sed -n 's/^Collecting \([A-Za-z0-9._-]*\).*/  \1/p; s/^Successfully installed.*/  done/p'
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@test -x $(BIN)/elect && touch $(COMMAND)
 
@@ -87,6 +87,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3
 
 lock: $(READY)
 	@$(COMPILE) pyproject.toml --extra all -o locks/image.txt
+	@$(COMPILE) pyproject.toml --extra cli -c locks/image.txt -o locks/cli.txt
 	@$(COMPILE) pyproject.toml --extra all --group dev -c locks/image.txt -o locks/dev.txt
 	@$(COMPILE) --group build -c locks/dev.txt -o locks/build.txt
 	@git diff --stat locks

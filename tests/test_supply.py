@@ -41,8 +41,13 @@ def extras() -> list[str]:
 
 @pytest.mark.parametrize(
     ("lock", "needs"),
-    [("image", extras()), ("dev", [*extras(), *group("dev")]), ("build", group("build"))],
-    ids=["image", "dev", "build"],
+    [
+        ("cli", [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["cli"]]),
+        ("image", extras()),
+        ("dev", [*extras(), *group("dev")]),
+        ("build", group("build")),
+    ],
+    ids=["cli", "image", "dev", "build"],
 )
 def test_locks_hold_all_that_is_needed_with_hashes(lock: str, needs: list[str]) -> None:
     """If this fails: make lock."""

@@ -245,6 +245,7 @@ class Stage:
         kind = MESSAGES[name]
         zero = {int: 0, bool: False, str: "", zab.State: zab.State.LOOKING, Reason: Reason.OLD_TERM}
         values = {f.name: zero.get(f.type, () if "tuple" in str(f.type) else None) for f in fields_of(kind)}
+        values |= {f.name: f.default for f in fields_of(kind) if f.default is not msgspec.NODEFAULT}
         if unknown := said.keys() - values.keys():
             raise Mistake(f"{name} has no field {unknown.pop()!r}")
         values["election"] = E

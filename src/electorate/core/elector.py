@@ -339,7 +339,7 @@ class Elector:
         return [heir for heir in able if self.node.peers[heir].is_there(self.node.now)]
 
     def stand_back(self) -> None:
-        """Let another lead: until it does, and if nobody does, try again only after a while."""
+        """Let another lead: try again only when it has, or if nobody does."""
         timing = self.node.timing
         self.deterred_until = float("inf")
         self.stands_back_until = self.node.now + timing.lease
@@ -789,8 +789,8 @@ class Elector:
         self.disarm("answers")
         self.role = Role.LEADER
         self.leader, self.leader_term, self.leader_position = self.me, term, self.position
-        self.followers, self.contenders, self.unready = frozenset(), {}, frozenset()
-        self.secured = False
+        self.unready = frozenset()
+        self.followers, self.contenders, self.secured = frozenset(), {}, False
         self.assured = float("-inf")
         self.attempts, self.takeovers, self.held, self.intended = 0, 0, (), None
         self.occupied, self.giving_up, self.forced = False, None, False
@@ -841,8 +841,8 @@ class Elector:
         """End my leadership first, then say so: the voters are free from now on."""
         self.role = Role.FOLLOWER
         self.leader, self.departed = None, self.me
-        self.followers, self.contenders, self.unready = frozenset(), {}, frozenset()
-        self.secured = False
+        self.unready = frozenset()
+        self.followers, self.contenders, self.secured = frozenset(), {}, False
         if self.intended is not None and self.intended[0] == heir:
             self.intended = None
             self.disarm("transfer")
@@ -880,7 +880,6 @@ class Elector:
         if lead.term > self.promise.epoch:
             self.settle(lead.term)
         self.disarm("campaign")
-        self.stands_back_until = float("-inf")
         self.waiting, self.forced, self.attempts, self.held = False, False, 0, ()
         self.leader, self.leader_term, self.leader_position = leader, lead.term, lead.position
         self.say_follow(leader)
@@ -948,6 +947,7 @@ class Elector:
 
     def forget_leader(self) -> None:
         if self.leader is not None:
+            self.stands_back_until = float("-inf")
             self.departed, self.leader = self.leader, None
             self.node.restless[self.name] = self
 
