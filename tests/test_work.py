@@ -129,3 +129,18 @@ def test_what_was_promised_before_a_restart_holds() -> None:
     table.settle()
     beat(table)
     assert table["c"].node.lease(E) >= lease
+
+
+@pytest.mark.parametrize("algorithm", ["raft", "bully", "ring", "zab"])
+def test_a_term_that_was_heard_of_during_work_is_adopted_after_it(algorithm: str) -> None:
+    """Else whoever is a quorum without the one that knows it would climb to it term by term."""
+    table = Table("abc", algorithm=algorithm)
+    table.connect()
+    table.elect("a")
+    election = table["a"].node.elections[E]
+    table.do("a", Node.occupy, E)
+    table.do("a", Node.receive, "b", Refuse(E, election.leader_term, 45, Reason.OLD_TERM))
+    assert election.role is Role.LEADER
+    table.do("a", Node.vacate, E)
+    assert election.role is not Role.LEADER
+    assert election.promise.term == 45

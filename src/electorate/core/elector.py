@@ -85,6 +85,7 @@ class Elector:
             "backers",
             "refusers",
             "forced",
+            "heard",
             "followers",
             "contenders",
             "unready",
@@ -122,6 +123,8 @@ class Elector:
         self.refusers: frozenset[NodeId] = frozenset()
         self.forced = False
         """A user wants me to lead, though others may be fresher."""
+        self.heard: Term = 0
+        """The newest term that I have heard of while I led: it is adopted when the work has ended."""
         self.followers: Followers = frozenset()
         """The voters that follow me, each with the stretch of support that counts for it."""
         self.contenders: Mapping[NodeId, int] = MappingProxyType({})
@@ -389,6 +392,7 @@ class Elector:
                 self.giving_up = (heir, wished, force)
             return self.changed()
         self.step_down(heir, wished, force)
+        self.adopt(self.heard)
         if wished and (self.contends or heir):
             self.stand_back()
         elif heir is not None and self.contends:
@@ -721,15 +725,14 @@ class Elector:
     def adopt(self, term: Term) -> None:
         """Somebody has a newer term. My support for a leader of an older one goes on."""
         if term <= self.promise.term:
-            return
+            return None
         if self.role is Role.LEADER:
-            self.give_up()
-        if self.role is Role.LEADER:
-            return
+            self.heard = max(self.heard, term)
+            return self.give_up()
         self.keep(term, None)
         if self.role is Role.CANDIDATE:
             self.abandon()
-        self.changed()
+        return self.changed()
 
     def vote_for_nobody(self, term: Term, lost: bool) -> None:
         """In this term, and before, I may have voted in a life that I do not remember."""
@@ -793,7 +796,7 @@ class Elector:
         self.followers, self.contenders, self.secured = frozenset(), {}, False
         self.assured = float("-inf")
         self.attempts, self.takeovers, self.held, self.intended = 0, 0, (), None
-        self.occupied, self.giving_up, self.forced = False, None, False
+        self.occupied, self.giving_up, self.forced, self.heard = False, None, False, 0
         self.deterred_until = float("-inf")
         self.settle(term)
         self.changed()
