@@ -186,7 +186,10 @@ def test_what_cannot_be_seen_or_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "data" / "lock").touch(0o400)
     (tmp_path / "shut").chmod(0)
     for data, why in (
-        ("shut/data", f"cannot be used: {tmp_path}/shut cannot be written"),
+        (
+            "shut/data",
+            f"cannot be made in {tmp_path}/shut (Permission denied): mend that, or give the node another",
+        ),
         ("data", "cannot be used (Permission denied): mend that, or give the node another"),
     ):
         check = [*UNPRIVILEGED[:3], *CHECK, str(tmp_path / "cluster.toml"), "--id", "a", "--data", data]

@@ -349,7 +349,7 @@ async def test_a_store_that_was_lost_or_rolled_back_is_refused_until_it_rejoins(
 # --- what else comes over the wire ------------------------------------------------------------------
 
 JUNK = {
-    "text": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "text": b"Who is there?\r\n\r\n",
     "a gibibyte": (2**30).to_bytes(4) + b"x" * 1000,
     "no greeting": frame(Beat(1)),
     "zeroes": bytes(10_000),

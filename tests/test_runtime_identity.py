@@ -16,7 +16,7 @@ from electorate.runtime import link as link_module
 from electorate.runtime.contact import Contact
 from electorate.runtime.link import HASTE, Link
 from electorate.runtime.notify import watchdog_pause
-from electorate.runtime.wire import Said, Welcome
+from electorate.runtime.wire import VERSIONS, Part, Said, Welcome
 from tests.runtime_hosts import E, cluster, in_loop, until
 
 LONG = {"lease": 60.0, "beat": 0.1}
@@ -153,7 +153,10 @@ def staged() -> tuple[Link, Loop]:
         started = Start(2, 20)
         stopping = between_lives = False
         certificates = None
+        versions = VERSIONS
         log = logging.getLogger("electorate.a")
+
+        def beyond(self, whom: str, part: Part, what: str) -> None: ...
 
         def __init__(self) -> None:
             self.loop = loop

@@ -161,9 +161,13 @@ def test_the_audit_says_what_has_come_of_a_command(
         async def obey(wish: Resign) -> tuple[bool, Leader]:
             return done, Leader("main", "b", "", 2, {})
 
+        async def there() -> bool:
+            return False
+
         monkeypatch.setattr(api, "check_sender", lambda request: None)
         monkeypatch.setattr(app, "read", wish)
-        request = SimpleNamespace(client=None, url=SimpleNamespace(path="/transfer"))
+        url = SimpleNamespace(path="/transfer")
+        request = SimpleNamespace(client=None, url=url, is_disconnected=there)
         answer = await api.command(cast(Any, request), Resign, obey)
         assert answer.status_code == (200 if done else 202)
 
