@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from electorate.core.model import Beat, Reason, Refuse, Resign, Role, Support, TransferLapsed
+from electorate.core.model import Beat, Follow, Reason, Refuse, Resign, Role, Support, TransferLapsed
 from electorate.core.node import Node
 from tests.table import E, Table
 
@@ -144,3 +144,15 @@ def test_a_term_that_was_heard_of_during_work_is_adopted_after_it(algorithm: str
     table.do("a", Node.vacate, E)
     assert election.role is not Role.LEADER
     assert election.promise.term == 45
+
+
+def test_who_takes_over_is_ready_whatever_it_said_when_it_followed() -> None:
+    """It had restarted then; its word that it can lead comes with the next beat, and its claim before."""
+    table = at_work()
+    election = table["c"].node.elections[E]
+    pair = table["c"].node.peers["b"].pair
+    table.do("c", Node.receive, "b", Follow(E, election.leader_term, *pair, True, 0, False))
+    assert election.unready == {"b"}
+    election.give_up("b")
+    table.do("c", Node.vacate, E)
+    assert Resign(E, election.leader_term, "b", False) in resigned(table)

@@ -386,7 +386,9 @@ class Elector:
         return self.occupied and self.node.now < self.lease
 
     def give_up(self, heir: NodeId | None = None, wished: bool = False, force: bool = False) -> None:
-        """End my leadership in favour of the heir, but the user's work first."""
+        """End my leadership in favour of the heir, but the user's work first. Who claims itself is ready."""
+        if heir is not None and not wished:
+            self.unready -= {heir}
         if self.works:
             if heir is not None or self.giving_up is None:
                 self.giving_up = (heir, wished, force)
