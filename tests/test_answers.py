@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from electorate.core.bully import Election
 from electorate.core.model import (
     Accept,
     Beat,
@@ -19,6 +20,7 @@ from electorate.core.model import (
     Promise,
     Reason,
     Refuse,
+    Resign,
     Role,
     Support,
 )
@@ -491,3 +493,18 @@ def test_a_question_to_a_leader_is_taken_up_by_nobody_else() -> None:
     assert table["b"].node.ignored["I do not lead"] == 1
     table.do("b", Node.receive, "c", Coordinator(E, 7, 0, "c", 2, ("c",), "c", (("c", 1),)))
     assert table["b"].node.elections[E].promise.backed == "c"
+
+
+def test_bully_who_has_a_leader_asks_it_when_others_miss_it() -> None:
+    """It may have resigned, and its word be lost, while it leads other elections: nobody else would ever tell."""
+    table = Table("abcd", algorithm="bully")
+    table.connect()
+    table.contend("c")
+    table.elect("d")
+    table.do("d", Node.withdraw, E)
+    table.wire[:] = [word for word in table.wire if word[1] != "c"]
+    assert table["c"].node.elections[E].leader == "d"
+    table.do("c", Node.receive, "b", Election(E, 1, 0))
+    table.deliver(Follow, to="d")
+    table.deliver(Resign, to="c")
+    assert table["c"].node.elections[E].leader is None

@@ -92,6 +92,7 @@ class Bully(Elector):
                 super().receive(sender, message)
 
     def on_election(self, sender: NodeId, election: Election) -> None:
+        """Who asks misses the leader. If I do not, I ask that one: its Resign may have been lost."""
         if self.role is Role.LEADER:
             return self.announce_to(sender)
         if sender not in self.node.membership.candidates:
@@ -99,6 +100,8 @@ class Bully(Elector):
         if not self.outbids(sender, election.position):
             return None
         self.send(sender, Alive(self.name, self.promise.term))
+        if self.leader is not None:
+            self.say_follow(self.leader)
         return self.compete()
 
     def compete(self) -> None:
