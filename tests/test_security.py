@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import shutil
 import socket
 import ssl
@@ -301,6 +302,77 @@ async def test_a_caller_who_is_cut_off_meanwhile_keeps_no_certificate_from_being
         await caller
     await kept.refresh()
     assert kept.credentials.cert == (mine / "a.pem").read_text()
+
+
+@pytest.mark.parametrize("kind", ["secret", "tls"])
+@in_loop
+async def test_what_could_not_be_used_is_used_as_soon_as_it_can_be(
+    tmp_path: Path, certs: Path, secret: Path, kind: str
+) -> None:
+    """It was open to everybody, and its mode is mended as the error says; or there were no descriptors left."""
+    mine = tmp_path / "mine"
+    shutil.copytree(certs, mine)
+    settings: dict[str, Any] = {"tls": tls(mine)} if kind == "tls" else {"secret_file": str(secret)}
+    config = Cluster(tmp_path, {"a": 1}, settings).config()
+    kept = Certificates(config, "a", logging.getLogger())
+    path = mine / "a.key" if kind == "tls" else secret
+
+    def change() -> None:
+        if kind == "tls":
+            authority.issue_certificate("a", mine, 10, force=True)
+        else:
+            secret_file(secret, new())
+
+    async def refused(why: str) -> None:
+        before = kept.credentials
+        await kept.refresh()
+        assert why in kept.complaint and kept.credentials == before
+
+    async def used() -> None:
+        before = kept.credentials
+        await kept.refresh()
+        assert not kept.complaint and kept.credentials != before
+
+    change()
+    path.chmod(0o644)
+    await refused("is open to everybody: chmod 6")
+    path.chmod(0o600)
+    await used()
+    change()
+    await asyncio.to_thread(time.time)  # there is a thread that needs no descriptors
+    for free in (0, 1):
+        with descriptors(free):
+            await refused("oo many open files" if not free else "")
+            assert kept.complaint
+    await used()
+
+
+@contextmanager
+def descriptors(free: int) -> Iterator[None]:
+    """No more than so many files can be opened."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(free + 1)]
+    for descriptor in taken:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1], before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@in_loop
+async def test_what_was_read_first_does_not_come_last(tmp_path: Path, secret: Path) -> None:
+    """A pass-phrase takes ten times as long as random bytes."""
+    config = Cluster(tmp_path, {"a": 1}, {"secret_file": str(secret)}).config()
+    kept = Certificates(config, "a", logging.getLogger())
+    secret_file(secret, f"passphrase: {new()}")
+    first = asyncio.ensure_future(kept.refresh())
+    await until(lambda: bool(kept.source.doubt))  # it has been read
+    secret_file(secret, new())
+    await asyncio.gather(first, kept.refresh())
+    await kept.refresh()
+    assert kept.credentials.ca == Secret(secret, "demo", "a").read().ca
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """What one node shows to the others, and whom it trusts: from files, or made from a secret that all share.
 
 Both are looked at before each handshake and every second, and read again when they have changed, or when what
-was made from a secret has had a third of its time. If they are unusable then, that is said, and those that
-were read before stay in use.
+was made from a secret has had a third of its time. If they are unusable then, that is said, those that were
+read before stay in use, and each look tries again.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Files:
         self.making = f"`elect certs issue {node}` makes what is needed"
 
     def stamp(self) -> Hashable:
-        return tuple(stamp(path) for path in (self.ca, self.cert, self.key, self.crl) if path)
+        return tuple(private.stamp(path) for path in (self.ca, self.cert, self.key, self.crl) if path)
 
     def read(self) -> Credentials:
         try:
@@ -117,8 +117,11 @@ class Certificates:
 
     def use(self, credentials: Credentials) -> None:
         """Raises `UserError` if other nodes would refuse them."""
-        server = credentials.context(ssl.PROTOCOL_TLS_SERVER)
-        client = credentials.context(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            server = credentials.context(ssl.PROTOCOL_TLS_SERVER)
+            client = credentials.context(ssl.PROTOCOL_TLS_CLIENT)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.source.named} cannot be used: {error}") from None
         self.end = self.prove(server, client)
         """Of the certificate that this node shows, in seconds since 1970."""
         self.credentials, self.server, self.client = credentials, server, client
@@ -158,10 +161,10 @@ class Certificates:
                 self.log.error("%s; %s", self.complaint, self.source.remedy)
 
     async def refresh(self) -> None:
-        """If they have changed, use them as they are now. What takes long is done in a thread."""
+        """If they have changed, or could not be used, use them as they are now. What takes long is done in a
+        thread, one after the other: what was read first must not come last."""
         seen = self.source.stamp()
-        worn = self.source.wears_out(self.end) and not self.reading
-        if seen == self.seen and not worn:
+        if self.reading or (seen == self.seen and not self.source.wears_out(self.end)):
             return
         self.seen, before = seen, self.credentials
         self.reading = True
@@ -171,6 +174,7 @@ class Certificates:
             self.seen = None  # whoever comes next reads it
             raise
         except UserError as error:
+            self.seen = None
             if str(error) != self.complaint:
                 self.log.error("%s; the one that was read before stays in use", error)
             self.complaint = str(error)
@@ -186,11 +190,3 @@ class Certificates:
 def text(path: Path) -> str:
     """PEM is ASCII; whatever else there is are comments."""
     return path.read_text("utf-8", errors="replace")
-
-
-def stamp(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return (0, 0)
-    return (status.st_mtime_ns, status.st_ino)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Hashable
 from pathlib import Path
 
 from electorate.errors import UserError
@@ -37,6 +38,15 @@ def read(path: Path, what: str, otherwise: str = "") -> bytes:
 def allowed(owner: int, me: int) -> int:
     """The mode that it may have at most."""
     return 0o700 if owner == me != 0 else 0o750
+
+
+def stamp(path: Path) -> Hashable:
+    """What tells whether this file, or who may read it, has changed: when it was modified does not."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_ctime_ns, status.st_ino, status.st_size)
 
 
 def write(path: Path, content: bytes, mode: int, force: bool = False, otherwise: str = "") -> None:

@@ -75,11 +75,7 @@ class Secret:
         return cls(config.path(config.secret_file, node), config.cluster, node)
 
     def stamp(self) -> Hashable:
-        try:
-            status = self.path.stat()
-        except OSError:
-            return (0, 0)
-        return (status.st_mtime_ns, status.st_ino)
+        return private.stamp(self.path)
 
     def lines(self) -> list[Line]:
         """The secrets in the file, that which signs first. Raises `UserError`, which tells none of them."""

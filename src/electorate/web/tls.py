@@ -4,7 +4,7 @@ Where `[http.tls] client_ca` names an authority, whoever shows no certificate of
 and load balancers ask, for most of them have none. A certificate of another authority is refused.
 
 The files are looked at before each handshake, and read again when they have changed. If they are unusable
-then, that is said, and those that were read before stay in use.
+then, that is said, those that were read before stay in use, and each handshake tries again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import logging
 import re
 import ssl
+from collections.abc import Hashable
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from electorate.core.model import NodeId
 from electorate.errors import UserError
 from electorate.runtime.config import Config
+from electorate.runtime.private import stamp
 from electorate.runtime.tls import expiry, no_password
 from electorate.web.answers import Complaint
 
@@ -40,16 +42,18 @@ class Certificate:
         tls, self.log = config.http.tls, log
         self.cert, self.key = (str(config.path(name, node)) for name in (tls.cert, tls.key))
         self.client_ca = str(config.path(tls.client_ca, node)) if tls.client_ca else None
-        self.stamp = self.look()
+        self.complaint = ""
+        """What the log has told of last, until all is well."""
+        self.seen = self.look()
         self.use()
 
     @property
     def files(self) -> tuple[str, ...]:
         return (self.cert, self.key, *([self.client_ca] if self.client_ca else ()))
 
-    def look(self) -> tuple[tuple[int, int], ...]:
+    def look(self) -> Hashable:
         """What tells whether they have changed."""
-        return tuple(map(stamp, self.files))
+        return tuple(stamp(Path(path)) for path in self.files)
 
     def use(self) -> None:
         """The files as they are now. Raises `UserError` if they cannot be used; then all is as before."""
@@ -90,21 +94,23 @@ class Certificate:
         return expiry(sides[0].getpeercert())
 
     def refresh(self) -> None:
-        """Before a handshake: if the files have changed, use them as they are now."""
+        """Before a handshake: if the files have changed, or could not be used, use them as they are now."""
         seen = self.look()
-        if seen != self.stamp:
-            self.stamp = seen
+        if seen != self.seen:
             try:
                 self.use()
+                self.seen, self.complaint = seen, ""
                 self.log.info("using the new certificate in %s", self.cert)
             except UserError as error:
-                self.log.error("%s; what was read before stays in use", error)
+                if str(error) != self.complaint:
+                    self.log.error("%s; what was read before stays in use", error)
+                self.complaint = str(error)
 
     def trouble(self, error: OSError | ValueError) -> str:
         if isinstance(error, ssl.SSLError) or not isinstance(error, OSError):
             what = f"{self.cert} and {self.key}" + (f", with {self.client_ca}," if self.client_ca else "")
             return f"http.tls: {what} are nothing that HTTPS can use ({plain(error)}): PEM files are needed"
-        missing = next((path for path in self.files if stamp(path) == (0, 0)), self.key)
+        missing = next((path for path in self.files if not stamp(Path(path))), self.key)
         return f"http.tls: {missing} cannot be read ({error.strerror}): make it, or leave [http.tls] out"
 
     def is_satisfied(self, transport: asyncio.BaseTransport) -> bool:
@@ -115,14 +121,6 @@ class Certificate:
 def plain(error: Exception) -> str:
     """What OpenSSL says, without where in the code of Python that was."""
     return re.sub(r"^\[.*?\] | \(_ssl\.c:\d+\)$", "", str(error))
-
-
-def stamp(path: str) -> tuple[int, int]:
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return (0, 0)
-    return (status.st_mtime_ns, status.st_ino)
 
 
 class OnlyProbes:
