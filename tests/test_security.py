@@ -36,7 +36,7 @@ from electorate.runtime.certificates import Certificates
 from electorate.runtime.figures import Refusal
 from electorate.runtime.host import Host
 from electorate.runtime.link import Incoming
-from electorate.runtime.secret import Secret, new
+from electorate.runtime.secret import LIFE, Secret, new
 from electorate.runtime.tls import Credentials, identity, names, rehearse
 from electorate.runtime.wire import VERSIONS, Greeting, Said, frame
 from electorate.web import token
@@ -608,14 +608,14 @@ async def test_who_is_revoked_is_cut_off_though_it_was_connected(
     mine = tmp_path / "mine"
     shutil.copytree(certs, mine)
     authority.issue_certificate("nobody", mine, 10)
-    authority.revoke_certificate("nobody", mine, 10)
+    authority.revoke_certificates(["nobody"], mine, 10)
     settings: dict[str, Any] = {"tls": {**tls(mine), "crl": str(mine / "crl.pem")}}
     async with cluster(tmp_path / "data", **settings) as at:
         leader = await at.agreed()
         cast_out = leader if whom == "a leader" else next(h for h in at.hosts.values() if h is not leader)
         others = [host for host in at.hosts.values() if host is not cast_out]
         term = leader.view("main").term  # type: ignore[union-attr]
-        authority.revoke_certificate(cast_out.id, mine, 10)
+        authority.revoke_certificates([cast_out.id], mine, 10)
         await until(
             lambda: (
                 not cast_out.incoming
@@ -885,6 +885,21 @@ def test_elect_secret_writes_one_for_its_owner_alone_and_never_over_another(tmp_
     before, again = path.read_text(), elect("secret")
     assert again.returncode == 2 and "is there already" in again.stderr
     assert path.read_text() == before != printed.stdout
+
+
+def test_a_file_that_cannot_even_be_looked_for_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written: File name too long"):
+        private.write(tmp_path / (300 * "a"), b"", 0o600)
+
+
+@pytest.mark.parametrize("today", [0.0, -86400.0, 946684800 - LIFE])
+def test_before_there_can_be_certificates_the_clock_is_to_be_set(
+    secret: Path, monkeypatch: pytest.MonkeyPatch, today: float
+) -> None:
+    """A machine without a clock of its own begins in 1970."""
+    monkeypatch.setattr(time, "time", lambda: today)
+    with pytest.raises(UserError, match=r"cannot be made on (1970|1969|1999)-\d\d-\d\d: set the clock"):
+        Secret(secret, "demo", "a").read()
 
 
 @pytest.mark.parametrize(

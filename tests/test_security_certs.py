@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cryptography import x509
 
 from electorate.cli.cluster import make_certificates
 from electorate.cli.plan import CLUSTER, Plan
@@ -111,7 +112,7 @@ def test_a_list_must_be_of_every_authority_and_not_have_ended(
     for place in (tmp_path, tmp_path / "other"):
         authority.make_authority("demo", place, 10)
         authority.issue_certificate("a", place, 10)
-        authority.revoke_certificate("a", place, 10)
+        authority.revoke_certificates(["a"], place, 10)
     authority.issue_certificate("a", tmp_path, 10, force=True)
     (tmp_path / "cluster.toml").write_text(
         'cluster = "demo"\nnodes = {a = "127.0.0.1:7400"}\n'
@@ -125,12 +126,38 @@ def test_a_list_must_be_of_every_authority_and_not_have_ended(
     (tmp_path / "crl.pem").write_bytes(before)
     ended = datetime.now(UTC) - timedelta(days=20)
     monkeypatch.setattr(authority, "datetime", SimpleNamespace(now=lambda zone: ended))
-    authority.revoke_certificate("a", tmp_path / "other", 10)
+    authority.revoke_certificates(["a"], tmp_path / "other", 10)
     monkeypatch.undo()
     for name in ("ca.pem", "a.pem", "a.key", "crl.pem"):
         shutil.copy(tmp_path / "other" / name, tmp_path / name)
     with pytest.raises(UserError, match="CRL has expired; get a new list"):
         Host(load(tmp_path / "cluster.toml"), "a", tmp_path / "data")
+
+
+def test_a_list_is_made_by_the_authority_whose_it_is(tmp_path: Path) -> None:
+    for place in ("certs", "new"):
+        assert certs(tmp_path, "init", "--cluster", "demo", "--dir", place)[0] == 0
+        assert certs(tmp_path, "issue", "a", "--dir", place)[0] == 0
+    assert certs(tmp_path, "revoke", "a")[0] == 0
+    lists = {place: tmp_path / place / "crl.pem" for place in ("certs", "new")}
+    code, said = certs(tmp_path, "revoke", "--dir", "new", "--days", "1")
+    assert code == 0 and "Made new/crl.pem, valid for 1 day." in said
+    before = lists["certs"].read_bytes()
+    assert list(x509.load_pem_x509_crl(lists["new"].read_bytes())) == []
+    assert certs(tmp_path, "revoke")[0] == 0 and lists["certs"].read_bytes() != before
+    assert len(list(x509.load_pem_x509_crl(lists["certs"].read_bytes()))) == 1
+    shutil.copy(tmp_path / "new" / "a.pem", tmp_path / "certs" / "strange.pem")
+    own, other = (lists[place].read_bytes() for place in ("certs", "new"))
+    for words, content, sentence in (
+        (["ca"], own, "an authority cannot be revoked"),
+        (["a", "strange"], own, "certs/strange.pem is no certificate that ca.pem there has signed"),
+        (["a"], other, "certs/crl.pem is the list of another authority"),
+        (["a"], own + other, "certs/crl.pem has several lists"),
+    ):
+        lists["certs"].write_bytes(content)
+        code, said = certs(tmp_path, "revoke", *words)
+        assert code == 2 and said.startswith(f"elect: {sentence}"), said
+        assert lists["certs"].read_bytes() == content
 
 
 def test_force_replaces_the_certificate_of_a_node(made: Path) -> None:

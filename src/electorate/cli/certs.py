@@ -41,17 +41,22 @@ def init(
 
 @app.command()
 def revoke(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The nodes, as in the cluster file.")],
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID...]", help="The nodes, as in the cluster file.")
+    ] = None,
     directory: Directory = Path("certs"),
     days: Annotated[int, typer.Option(help="For how long the list is valid; then nobody trusts.")] = 3650,
 ) -> None:
     """Put the certificates of these nodes, as they are in the directory, on the list of what is revoked.
 
+    Without any, only make the list anew.
+
     A running node that has the list (`crl` in [tls]) reads it again within a second.
     """
-    for id in ids:
-        authority().revoke_certificate(id, directory, days)
+    authority().revoke_certificates(ids or [], directory, days)
+    for id in ids or []:
         print(f"Revoked {directory}/{id}.pem.")
+    print(f"Made {directory}/crl.pem, valid for {lasting(days)}.")
     print("Give every node the list, and put this into the cluster file:")
     print("  [tls]")
     print(f'  crl = "{directory}/crl.pem"')
@@ -70,9 +75,12 @@ def issue(
     """
     for id in ids:
         authority().issue_certificate(id, directory, days, force)
-        lasting = f"{days} day{'' if days == 1 else 's'}"
-        print(f"Made {directory}/{id}.pem and {directory}/{id}.key, valid for {lasting}.")
+        print(f"Made {directory}/{id}.pem and {directory}/{id}.key, valid for {lasting(days)}.")
     print("Give each node its own two files and ca.pem, and put this into the cluster file:")
     print("  [tls]")
     for key, name in (("ca", "ca.pem"), ("cert", "{id}.pem"), ("key", "{id}.key")):
         print(f'  {key} = "{directory}/{name}"')
+
+
+def lasting(days: int) -> str:
+    return f"{days} day{'' if days == 1 else 's'}"

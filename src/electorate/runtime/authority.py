@@ -3,11 +3,13 @@ or derived from a secret that all nodes share (`secret`)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -125,29 +127,62 @@ def issue_certificate(id: str, directory: Path, days: int, force: bool = False) 
     write(directory / f"{id}.pem", cert, 0o644, force, otherwise)
 
 
-def revoke_certificate(id: str, directory: Path, days: int) -> None:
-    """Put the certificate of this node, as it is in the directory, on the list of the revoked, crl.pem."""
+def revoke_certificates(ids: Sequence[str], directory: Path, days: int) -> None:
+    """Put the certificates of these nodes, as they are in the directory, on the list of the revoked, crl.pem.
+    Without any, make that anew."""
+    if "ca" in ids:
+        raise UserError("an authority cannot be revoked: take its certificate out of tls.ca on each node")
     authority = read_authority(directory)
     begin, end = validity(days)
     builder = x509.CertificateRevocationListBuilder().issuer_name(authority.certificate.subject)
     builder = builder.last_update(begin).next_update(end)
     theirs = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
     builder = builder.add_extension(theirs, critical=False)
-    path, list = directory / f"{id}.pem", directory / "crl.pem"
-    try:
-        revoked = x509.load_pem_x509_certificate(path.read_bytes())
-        known = x509.load_pem_x509_crl(list.read_bytes()) if list.exists() else ()
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"{path} and {list} must be what `elect certs` made") from None
+    list = directory / "crl.pem"
+    known = revoked_before(list, authority)
+    serials = {serial_signed(directory / f"{id}.pem", authority) for id in ids}
     for each in known:
-        if each.serial_number != revoked.serial_number:
+        if each.serial_number not in serials:
             builder = builder.add_revoked_certificate(each)
-    entry = x509.RevokedCertificateBuilder().serial_number(revoked.serial_number).revocation_date(begin)
-    builder = builder.add_revoked_certificate(entry.build())
+    for serial in serials:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(begin)
+        builder = builder.add_revoked_certificate(entry.build())
     made = builder.sign(authority.key, hashes.SHA256())
     write(list, made.public_bytes(serialization.Encoding.PEM), 0o644, force=True)
+
+
+def revoked_before(path: Path, authority: Authority) -> Iterable[x509.RevokedCertificate]:
+    """What is on the list, if there is one: of this authority, since what is of another could not be kept."""
+    try:
+        content = path.read_bytes()
+        known = x509.load_pem_x509_crl(content)
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{path} must be what `elect certs revoke` made") from None
+    if content.count(b"-----BEGIN X509 CRL") > 1:
+        raise UserError(
+            f"{path} has several lists: keep that of this authority alone there, and join them elsewhere"
+        )
+    if not known.is_signature_valid(authority.key.public_key()):
+        raise UserError(f"{path} is the list of another authority than ca.pem there; move it away")
+    return known
+
+
+def serial_signed(path: Path, authority: Authority) -> int:
+    """The number of this certificate, which this authority can revoke."""
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        certificate.verify_directly_issued_by(authority.certificate)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, InvalidSignature):
+        raise UserError(
+            f"{path} is no certificate that ca.pem there has signed: only who signed it can revoke it"
+        ) from None
+    return certificate.serial_number
 
 
 def validity(days: int) -> tuple[datetime, datetime]:

@@ -51,10 +51,10 @@ def stamp(path: Path) -> Hashable:
 
 def write(path: Path, content: bytes, mode: int, force: bool = False, otherwise: str = "") -> None:
     """Never over what is there, unless that is wished; whoever reads it meanwhile sees the old or the new."""
-    if path.exists() and not force:
-        raise UserError(f"{path} is there already; move it away{otherwise}")
     new = path.with_name(path.name + ".new")
     try:
+        if path.exists() and not force:
+            raise UserError(f"{path} is there already; move it away{otherwise}")
         new.unlink(missing_ok=True)
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:

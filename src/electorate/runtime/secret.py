@@ -118,7 +118,11 @@ class Secret:
                 f"secret_file needs a package that is not installed ({error.name}): {install('tls')}"
             ) from None
         authorities = [derived(line, self.cluster) for line in self.lines()]
-        end = datetime.fromtimestamp(time.time() + LIFE, UTC)
+        today = time.time()
+        end = datetime.fromtimestamp(today + LIFE, UTC)
+        if end <= authority.BEGIN:
+            when = f"{datetime.fromtimestamp(today, UTC):%Y-%m-%d}"
+            raise UserError(f"{self.named} cannot be made on {when}: {self.remedy}")
         cert, key = authorities[0].issue(self.cluster, self.node, authority.BEGIN, end)
         return Credentials("".join(each.pem for each in authorities), cert.decode(), key.decode())
 
