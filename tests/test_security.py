@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -222,7 +223,9 @@ async def test_who_is_trusted_by_another_authority_alone_is_refused_by_the_accep
     monkeypatch.setattr(Certificates, "prove", lambda *_: 0.0)
     of_c = tls(certs / "other", ca=certs)
     async with two_and_one(tmp_path, {"tls": tls(certs)}, {"tls": of_c}) as at:
-        await until(lambda: complaints(at.hosts["a"], "refusing", "TLS"))
+        await until(
+            lambda: complaints(at.hosts["a"], "refusing a stranger", "must be in the ca of the other")
+        )
         await until(lambda: complaints(at.hosts["c"], "not welcomed by a", "its log tells"))
         assert is_alone(at)
 
@@ -650,6 +653,29 @@ async def test_a_connection_does_not_outlive_the_certificate_that_it_was_made_wi
         await until(lambda: is_alone(at))
         assert datetime.now(UTC) >= end - timedelta(seconds=1)
         assert complaints(at.hosts["a"], "not trusting c", "expired") and not c.is_leader("main")
+
+
+@in_loop
+async def test_when_a_list_ends_it_is_said_what_to_do_whoever_dials(
+    tmp_path: Path, certs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(certs, mine)
+    end = datetime.now(UTC) + timedelta(seconds=4)
+    issued = end - timedelta(days=1) + timedelta(hours=1)
+    monkeypatch.setattr(authority, "datetime", SimpleNamespace(now=lambda zone: issued))
+    authority.revoke_certificates([], mine, 1)
+    monkeypatch.undo()
+    async with cluster(tmp_path, ids="ab", absent="b", tls=tls(mine)) as at:
+        await at.start("b", at.config(tls={**tls(mine), "crl": str(mine / "crl.pem")}))
+        a, b = at.hosts["a"], at.hosts["b"]
+        await at.agreed()
+        await until(lambda: datetime.now(UTC) > end)
+        for link in (a.links["b"], b.links["a"]):
+            link.drop()
+        said = "its certificate is not to be trusted: CRL has expired; get a new list from its authority"
+        for how in ("not trusting a", "refusing a stranger"):
+            await until(lambda how=how: bool(complaints(b, f"{how}: {said}")))  # type: ignore[misc]
 
 
 @in_loop

@@ -34,6 +34,12 @@ REMEDIES = {
     ),
 }
 """What to do about what OpenSSL finds (X509_V_ERR_…): no list, one that has ended, another purpose."""
+THEIRS = {
+    9: "compare the clocks",
+    10: "compare the clocks, or give it a new certificate",
+    23: "give it a new certificate, if it is a member yet",
+}
+"""What to do if it finds that in what another shows: not yet good, expired, revoked."""
 
 
 class Source(Protocol):
@@ -147,6 +153,11 @@ class Certificates:
     def names(self, certificate: Mapping[str, Any] | None, node: NodeId) -> bool:
         """Whether the certificate (as `getpeercert` gives it) is that of this node of the cluster."""
         return names(certificate, self.cluster, node, self.template)
+
+    def doubt(self, error: ssl.SSLCertVerificationError) -> str:
+        """Why what another has shown is not to be trusted, and what to do."""
+        code = error.verify_code
+        return f"{error.verify_message}; {THEIRS.get(code) or REMEDIES.get(code) or self.source.distrust}"
 
     def left(self, end: float) -> float:
         """For how many seconds more a certificate is good that ends then."""

@@ -203,8 +203,7 @@ class Link:
                 await outgoing.answered
         except ssl.SSLCertVerificationError as error:
             assert self.host.certificates
-            remedy = self.host.certificates.source.distrust
-            self.distrust(f"its certificate is not to be trusted: {error.verify_message}; {remedy}")
+            self.distrust(f"its certificate is not to be trusted: {self.host.certificates.doubt(error)}")
         except OSError as error:
             broke_early = isinstance(error, ConnectionError | ssl.SSLError) and not isinstance(
                 error, ConnectionRefusedError
@@ -495,7 +494,9 @@ class Incoming(asyncio.Protocol):
             await self.host.loop.connect_accepted_socket(lambda: self, self.connection, **encryption)
         except ssl.SSLError as error:
             reason = "TLS without a certificate to be trusted"
-            if error.reason == "HTTP_REQUEST":
+            if isinstance(error, ssl.SSLCertVerificationError) and self.host.certificates:
+                reason = f"its certificate is not to be trusted: {self.host.certificates.doubt(error)}"
+            elif error.reason == "HTTP_REQUEST":
                 reason = f"it speaks HTTP: {self.host.foreign('HTTP', self.host.id)}"
             elif error.reason == "WRONG_VERSION_NUMBER":
                 reason = f"it does not speak TLS, and I do: {SAME}"
