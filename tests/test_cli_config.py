@@ -337,6 +337,8 @@ def test_check_looks_at_the_store_as_a_start_would(tmp_path: Path, write: Callab
     file.write_bytes(content[:-1000])
     [damaged] = troubles(tmp_path, "--data", "data")
     assert damaged.startswith("data directory data is damaged (")
+    (tmp_path / "data" / "lock").unlink()
+    assert troubles(tmp_path, "--data", "data") == [damaged]
     file.unlink()
     Store(tmp_path / "data", "demo", "a").close()
     assert troubles(tmp_path, "--data", "data") == []

@@ -68,13 +68,54 @@ def test_no_link_is_followed(tmp_path: Path, name: str, there: bool) -> None:
 def test_what_is_to_be_typed_puts_the_store_in_the_place_of_the_link(tmp_path: Path) -> None:
     with closing(Store(tmp_path / "a b", "demo", "a")) as store:
         start = store.begin()
-    for name in ("electorate.db", "lock"):
+    for name, before in (
+        ("electorate.db", f"if {tmp_path}/electorate.db is the store, "),
+        ("lock", "directory: "),
+    ):
         (tmp_path / "a b" / name).rename(tmp_path / name)
         (tmp_path / "a b" / name).symlink_to(f"../{name}")
-        mend(refused(tmp_path / "a b"), "directory: ")
+        mend(refused(tmp_path / "a b"), before)
     with closing(Store(tmp_path / "a b", "demo", "a")) as store:
         assert store.chain() == {start}
     assert not (tmp_path / "a b" / "electorate.db").is_symlink()
+
+
+def test_a_store_whose_link_leads_nowhere_is_not_begun_anew_without_rejoin(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir(mode=0o700)
+    (tmp_path / "a" / "electorate.db").symlink_to("/mnt/not mounted/electorate.db")
+    assert refused(tmp_path / "a").endswith(
+        "bring back /mnt/not mounted/electorate.db, to which it leads; if that is lost, remove the link and"
+        " start with --rejoin"
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_neither_opened_nor_waited_for(
+    tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    Store(tmp_path / "a", "demo", "a").close()
+    path = tmp_path / "a" / name
+    path.unlink(missing_ok=True)
+    make(path)
+    said = refused(tmp_path / "a")
+    assert said == f"{path} is not a file, and a node keeps one by that name: mv {path} {path}.aside"
+    mend(said, "name: ")
+    Store(tmp_path / "a", "demo", "a").close()
+
+
+def test_a_way_that_leads_nowhere_is_known_before_the_start(tmp_path: Path) -> None:
+    elect(tmp_path, "init")
+    (tmp_path / "away").symlink_to("not-mounted")
+    (tmp_path / "round").symlink_to("round")
+    for data, link in (("away", "away"), ("away/a", f"{tmp_path}/away"), ("round", "round")):
+        said = (
+            f"data directory {data} cannot be used: {link} is a symbolic link to what is not there; name a"
+            " directory with --data"
+        )
+        code, _, complaint = elect(tmp_path, "check", "cluster.toml", "--id", "a", "--data", data)
+        assert (code, complaint) == (2, f"elect: {said}\n")
+    assert refused(tmp_path / "away").startswith(f"data directory {tmp_path}/away cannot be used: ")
 
 
 @in_loop

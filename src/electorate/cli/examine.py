@@ -115,7 +115,7 @@ def look_at_directory(cluster: str, id: str, data: Path) -> None:
             inspect(data)
         if (data / "lock").exists():
             os.close(lock(data))
-            look(data, cluster, id)
+        look(data, cluster, id)
         with tempfile.TemporaryDirectory(prefix=".electorate-", dir=nearest(data)):
             pass  # as a user that may do all, one sees only so what cannot be written
 

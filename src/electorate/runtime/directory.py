@@ -51,8 +51,9 @@ def usable(directory: Path) -> Iterator[None]:
     except OSError as error:
         there = nearest(directory)
         if not there.is_dir():
+            what = "a symbolic link to what is not there" if there.is_symlink() else "a file"
             raise UserError(
-                f"data directory {directory} cannot be used: {there} is a file; name a directory with --data"
+                f"data directory {directory} cannot be used: {there} is {what}; name a directory with --data"
             ) from None
         how = "used" if there == directory else f"made in {there}"
         raise UserError(
@@ -72,7 +73,7 @@ def make(directory: Path) -> None:
 def missing(directory: Path) -> list[Path]:
     """It, and those that it is to be in, as far as they are not there, or cannot be seen."""
     way = (directory.absolute(), *directory.absolute().parents)
-    return list(takewhile(lambda path: not os.path.exists(path), way))  # noqa: PTH110 (raises for some)
+    return list(takewhile(lambda path: not os.path.lexists(path), way))
 
 
 def nearest(directory: Path) -> Path:
@@ -90,18 +91,31 @@ def inspect(directory: Path) -> None:
         except FileNotFoundError:
             continue
         if stat.S_ISLNK(about.st_mode):
-            with_it = f'mv "$(readlink -f {typed(path)})"' if name == STORE and path.exists() else "rm"
             raise UserError(
-                f"{path} is a symbolic link, and none is followed in a data directory:"
-                f" {with_it} {typed(path)}"
+                f"{path} is a symbolic link, and none is followed in a data directory: {instead(path)}"
+            )
+        if not stat.S_ISREG(about.st_mode):
+            aside = typed(path.with_name(f"{name}.aside"))
+            raise UserError(
+                f"{path} is not a file, and a node keeps one by that name: mv {typed(path)} {aside}"
             )
         examine(str(path), path, about)
-        if stat.S_ISREG(about.st_mode) and about.st_nlink > 1:
+        if about.st_nlink > 1:
             copy = typed(path.with_name("copy"))
             raise UserError(
                 f"{path} is a file that has another name as well (a hard link), where it may be changed:"
                 f" cp -p {typed(path)} {copy} && mv {copy} {typed(path)}"
             )
+
+
+def instead(link: Path) -> str:
+    """What to do about a link that is in the place of a file of ours."""
+    there = link.resolve() if link.exists() else link.readlink()
+    if link.name != STORE:
+        return f"rm {typed(link)}"
+    if link.exists():
+        return f"if {there} is the store, mv {typed(there)} {typed(link)}"
+    return f"bring back {there}, to which it leads; if that is lost, remove the link and start with --rejoin"
 
 
 def examine(what: str, path: Path, about: os.stat_result) -> None:
