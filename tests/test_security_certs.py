@@ -102,7 +102,10 @@ def test_who_is_revoked_is_told_to_each_node_that_has_the_list(tmp_path: Path) -
     code, said = certs(tmp_path, "revoke", "nobody")
     assert code == 2 and "certs/nobody.pem cannot be read" in said
     (tmp_path / "certs" / "crl.pem").write_text("no list")
-    with pytest.raises(UserError, match="are no certificate that can be used"):
+    with pytest.raises(UserError, match=r"are no certificate that can be used.*certs revoke` the list"):
+        Host(config, "a", tmp_path / "a")
+    (tmp_path / "certs" / "crl.pem").unlink()
+    with pytest.raises(UserError, match=r"crl\.pem cannot be read: No such file.*certs revoke` the list"):
         Host(config, "a", tmp_path / "a")
 
 

@@ -77,7 +77,8 @@ class Files:
         self.remedy = f"`elect certs issue {node} --force` makes one"
         self.distrust = "what signs it must be in the ca of the other"
         self.doubt: str | None = None
-        self.making = f"`elect certs issue {node}` makes what is needed"
+        list = ", and `elect certs revoke` the list" if self.crl else ""
+        self.making = f"`elect certs issue {node}` makes what is needed{list}"
 
     def stamp(self) -> Hashable:
         return tuple(private.stamp(path) for path in (self.ca, self.cert, self.key, self.crl) if path)
