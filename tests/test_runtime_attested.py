@@ -712,6 +712,31 @@ async def test_a_guardian_is_told_of_a_renewed_certificate_and_not_of_a_broken_o
             assert await asyncio.to_thread(certificate_there, listener, renewed) == renewed.credentials
 
 
+@pytest.mark.parametrize("way", ["is gone", "does not read"])
+def test_a_guardian_goes_on_though_nobody_reads_what_it_complains_of(way: str) -> None:
+    read, write = os.pipe()
+    if way == "is gone":
+        os.close(read)
+    else:
+        os.set_blocking(write, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(write, bytes(1 << 16))
+        os.set_blocking(write, True)
+    told = (
+        "from types import SimpleNamespace as Any; from electorate.runtime.guardian import Guardian\n"
+        "Guardian.testimony(Any(), (1, 1), ('', '', '', '')); print('goes on')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", told], stdout=subprocess.PIPE, stderr=write, text=True
+    ) as guardian:
+        os.close(write)
+        try:
+            assert guardian.communicate(timeout=BOUND)[0] == "goes on\n"
+        finally:
+            guardian.kill()
+
+
 def certificate_there(listener: socket.socket, testimony: attestation.Testimony) -> Credentials:
     """Who answers there shows these, and says that this life has ended."""
     assert testimony.credentials

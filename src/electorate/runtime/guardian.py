@@ -230,7 +230,7 @@ class Guardian:
         try:
             self.witness = Witness(Testimony(*said))
         except (OSError, ValueError) as error:
-            os.write(2, f"elect: the end of this node cannot be attested: {error}\n".encode())
+            complain(f"the end of this node cannot be attested: {error}")
 
     def start(
         self, arguments: list[str], environment: dict[str, str], deadline: float, seconds: float
