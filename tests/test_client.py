@@ -315,6 +315,18 @@ def test_what_nobody_waits_for_any_more_is_not_done(three: Nodes, way: int) -> N
     assert three.leader() == leader
 
 
+def test_an_heir_that_hangs_is_not_said_to_be_behind(three: Nodes) -> None:
+    leader = three.leader()
+    heir = next(id for id in "abc" if id != leader)
+    three.processes[heir].send_signal(signal.SIGSTOP)
+    try:
+        done = elect(three.directory, "transfer", heir, *three.ways(leader)[0])
+    finally:
+        three.processes[heir].send_signal(signal.SIGCONT)
+    assert done.returncode == 4
+    assert done.stderr == f"elect: node {heir} has answered no beat for a while; see whether it hangs\n"
+
+
 @pytest.mark.parametrize("way", [0, 1], ids=["on this machine", "over HTTP"])
 def test_what_cannot_be_is_refused(three: Nodes, way: int) -> None:
     token = ("--token-file", "token") if way else ()

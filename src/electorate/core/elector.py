@@ -300,15 +300,18 @@ class Elector:
 
     def transfer_lapsed(self) -> None:
         """The heir has not become ready; if it has, only the work is waited for."""
-        if self.awaits_heir:
-            self.end_transfer("late")
+        if self.intended is not None and self.awaits_heir:
+            heir = self.intended[0]
+            is_quiet = heir in self.contenders and not self.node.peers[heir].is_there(self.node.now)
+            self.end_transfer("quiet" if is_quiet else "late")
             self.conclude()
 
     def end_transfer(self, why: Lapse) -> None:
         """What was wished is wished no longer: whoever has asked for it is to hear so."""
         if self.intended is not None:
             heir = self.intended[0]
-            behind = (self.contenders[heir], self.freshest) if heir in self.contenders else None
+            follows = heir in self.contenders
+            behind = (self.contenders[heir], self.freshest) if follows and self.is_behind(heir) else None
             self.node.out.append(TransferLapsed(self.name, heir, behind, why))
             self.intended = None
             self.disarm("transfer")

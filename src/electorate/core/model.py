@@ -431,13 +431,13 @@ class Rejoined(msgspec.Struct, frozen=True, gc=False):
     """This node has rejoined. Like a `Send`, it waits for the saves before it."""
 
 
-Lapse: TypeAlias = Literal["late", "overruled", "ended"]
-"""Why a transfer came to nothing: the heir was not ready in time, or another wish came after it, or the
+Lapse: TypeAlias = Literal["quiet", "late", "overruled", "ended"]
+"""Why a transfer came to nothing: the heir answered no more, or was not ready in time, or another wish came after it, or the
 leadership ended before."""
 
 
 class TransferLapsed(msgspec.Struct, frozen=True, gc=False):
-    """A transfer came to nothing. Where the heir follows and contends: its position, and the newest."""
+    """A transfer came to nothing. Where the heir is behind: its position, and the newest."""
 
     election: str
     heir: NodeId

@@ -841,6 +841,8 @@ class Host:
             return overruled(self)
         if notice.why == "ended":
             return f"the leadership of node {self.id} ended before node {notice.heir} could take it over"
+        if notice.why == "quiet":
+            return f"node {notice.heir} has answered no beat for a while; see whether it hangs"
         if notice.positions is None:
             return f"node {notice.heir} has not followed, or does not contend"
         theirs, mine = notice.positions
