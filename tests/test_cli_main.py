@@ -33,6 +33,14 @@ def said(*command: str, cwd: Path | None = None, path: str = "/usr/bin:/bin") ->
     return done.returncode, done.stdout, done.stderr
 
 
+def test_what_it_advises_to_type_can_be_typed() -> None:
+    code, _, complaint = said(*MODULE, "config", "check", "--bogus")
+    assert (code, complaint) == (
+        2,
+        f"elect: no such option: --bogus; see `{sys.executable} -m electorate config check --help`\n",
+    )
+
+
 @pytest.mark.parametrize("command", [(ELECT,), MODULE], ids=["elect", "python -m"])
 def test_it_tells_its_version(command: tuple[str, ...]) -> None:
     assert said(*command, "--version") == (0, f"electorate {__version__}\n", "")

@@ -26,6 +26,8 @@ from tests.test_cli_config import elect
 from tests.test_runtime_faults import UNPRIVILEGED
 
 CHECK = (sys.executable, "-m", "electorate.cli.main", "config", "check")
+SHUT_OUT = (*UNPRIVILEGED[:2], UNPRIVILEGED[2].replace(";", "; ctypes.CDLL(None).prctl(24, 2, 0, 0, 0);", 1))
+"""Nor may it look into all directories (CAP_DAC_READ_SEARCH)."""
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
 
@@ -238,6 +240,35 @@ def test_what_cannot_be_seen_or_written_is_one_sentence(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert f"elect: data directory {data} {why}" in done.stderr.splitlines()
     (tmp_path / "shut").chmod(0o700)
+
+
+@as_root
+def test_who_may_not_ask_a_node_is_not_told_that_none_runs(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    os.chown(tmp_path / "data", 4711, 4711)
+    (tmp_path / "data").chmod(0o700)
+    for words, code, says in (
+        (
+            ("status",),
+            3,
+            "the node in data can be asked by its user alone: ask as that user, or over HTTP (--url)",
+        ),
+        (
+            ("node", "--config", "cluster.toml", "--id", "a"),
+            2,
+            "data directory data belongs to 4711, and this",
+        ),
+    ):
+        elect(tmp_path, "init", "--force")
+        done = subprocess.run(
+            [*SHUT_OUT, sys.executable, "-m", "electorate", *words, "--data", "data"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code
+        assert done.stderr.startswith(f"elect: {says}")
 
 
 def test_what_is_made_on_the_way_is_not_for_others_to_change(tmp_path: Path) -> None:

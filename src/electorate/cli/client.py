@@ -48,7 +48,8 @@ ConfigOption = Annotated[
 ]
 IdOption = Annotated[str | None, typer.Option("--id", envvar="ELECTORATE_ID", help="Which node to ask.")]
 DataOption = Annotated[
-    Path | None, typer.Option("--data", envvar="ELECTORATE_DATA", help="The data directory of the node.")
+    Path | None,
+    typer.Option("--data", envvar="ELECTORATE_DATA", readable=False, help="The data directory of the node."),
 ]
 UrlOption = Annotated[str | None, typer.Option("--url", help="Its HTTP, such as https://10.0.0.1:8400.")]
 CaOption = Annotated[Path | None, typer.Option("--ca", help="Who signed the certificate of its HTTPS.")]
@@ -117,6 +118,11 @@ class OnThisMachine:
         except TimeoutError:
             why = late(self.timeout, question["ask"])
             raise Unreachable(f"the node in {self.directory} does not answer: {why}") from None
+        except PermissionError:
+            raise Unreachable(
+                f"the node in {self.directory} can be asked by its user alone: ask as that user, or over HTTP"
+                " (--url)"
+            ) from None
         except OSError as error:
             raise Unreachable(f"no node runs in {self.directory}: {error.strerror}") from None
         if then is not None:

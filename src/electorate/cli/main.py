@@ -59,7 +59,8 @@ def one_sentence() -> Iterator[None]:
             raise
         if negative := re.search("No such option: (-[0-9].*)", complaint):
             complaint = f"{negative[1]} is less than 0: say a number from 0 on"
-        command = error.ctx.command_path.partition(" ")[2] if error.ctx else ""
+        called = error.ctx.find_root().info_name if error.ctx else ""
+        command = error.ctx.command_path.removeprefix(called).strip() if error.ctx else ""
         more = "" if complaint.endswith("?") else f"; see `{f'{elect()} {command}'.strip()} --help`"
         raise UserError(f"{complaint[0].lower()}{complaint[1:]}{more}") from None
 

@@ -35,7 +35,11 @@ ConfigOption = Annotated[Path, typer.Option(envvar="ELECTORATE_CONFIG", help="Th
 IdOption = Annotated[str, typer.Option(envvar="ELECTORATE_ID", help="Which of its nodes this is.")]
 DataOption = Annotated[
     Path | None,
-    typer.Option(envvar="ELECTORATE_DATA", help="Where promises are kept (default: electorate-CLUSTER-ID)."),
+    typer.Option(
+        envvar="ELECTORATE_DATA",
+        readable=False,
+        help="Where promises are kept (default: electorate-CLUSTER-ID).",
+    ),
 ]
 RejoinOption = Annotated[bool, typer.Option("--rejoin", help="The data is lost: ask the others first.")]
 WithoutOption = Annotated[

@@ -432,8 +432,8 @@ class Rejoined(msgspec.Struct, frozen=True, gc=False):
 
 
 Lapse: TypeAlias = Literal["quiet", "late", "overruled", "ended"]
-"""Why a transfer came to nothing: the heir answered no more, or was not ready in time, or another wish came after it, or the
-leadership ended before."""
+"""Why a transfer came to nothing: the heir answered no more, or was not ready in time, or another wish came
+after it, or the leadership ended before."""
 
 
 class TransferLapsed(msgspec.Struct, frozen=True, gc=False):
