@@ -73,6 +73,26 @@ def test_a_node_is_not_dead_before_its_command_is() -> None:
         assert made.overlaps() == 0
 
 
+def test_who_waits_for_a_guardian_says_for_which(tmp_path: Path) -> None:
+    with one(tmp_path, command=["sleep", "60"]) as process:
+        assert process.stderr
+        while "starting sleep" not in process.stderr.readline():
+            pass
+        [file] = tmp_path.glob("electorate-*-a/guardian")
+        slow = int(file.read_text())
+        os.kill(slow, signal.SIGSTOP)
+        process.kill()
+        try:
+            with one(tmp_path, command=["true"]) as next:
+                assert next.stderr
+                said = f"is in use by what process {process.pid} has left: waiting 10 s at most"
+                assert f"{said} for its guardian (process {slow})" in next.stderr.readline()
+                os.kill(slow, signal.SIGCONT)
+                assert next.wait(BOUND) == 0
+        finally:
+            os.kill(slow, signal.SIGCONT)
+
+
 def test_what_was_frozen_as_a_whole_ends_when_it_wakes() -> None:
     with stage(PLAN) as made:
         trial = attempt(made, "freeze", 1)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import queue
 import random
@@ -98,8 +99,8 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 TOO_MANY = {errno.EMFILE, errno.ENFILE}
 MORE_FILES = "let this process open more files (ulimit -n, LimitNOFILE=), or find out what holds so many open"
 
-REMAINS = 10.0
-"""Seconds for the guardian of a process that has ended."""
+REMAINS, UNSAID = 10.0, 0.5
+"""Seconds for the guardian of a process that has ended; after so many it is said who is waited for."""
 PATIENCE = 60.0
 """Seconds to wait for another program that has locked the file, such as a backup: a stall, not a failure."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
@@ -613,7 +614,7 @@ def lock(directory: Path) -> int:
     """Lock the directory for this process; the kernel frees it when the process ends, however it ends. Its
     guardian holds it as well, until nothing is left of what it has begun; for that there is some time."""
     descriptor = opened(directory / "lock")
-    until = now() + REMAINS
+    began, is_said = now(), False
     try:
         while not is_locked(descriptor):
             holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
@@ -622,10 +623,16 @@ def lock(directory: Path) -> int:
                     f"data directory {directory} is in use by process {holder or 'unknown'}: stop it, or give"
                     " each process an id and a directory of its own"
                 )
-            if now() > until:
+            waited, left = now() - began, f"{directory} is in use by what process {holder} has left"
+            if waited > REMAINS:
                 raise InUse(
-                    f"data directory {directory} is in use by what process {holder} has left, such as a"
-                    " command that its guardian cannot end: that one's log tells which; end it"
+                    f"data directory {left}: {guardian(directory)} was stopped (kill -CONT), or cannot end a"
+                    " command, which the log of that process names: end it"
+                )
+            if waited > UNSAID and not is_said:
+                is_said = True
+                logging.getLogger("electorate").warning(
+                    "data directory %s: waiting %.0f s at most for %s", left, REMAINS, guardian(directory)
                 )
             time.sleep(0.005)
         os.ftruncate(descriptor, 0)
@@ -634,6 +641,14 @@ def lock(directory: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def guardian(directory: Path) -> str:
+    """The one that has outlived its node here."""
+    pid = ""
+    with contextlib.suppress(OSError):
+        pid = (directory / "guardian").read_text(errors="replace").strip()[:20]
+    return f"its guardian (process {pid or 'unknown'})"
 
 
 def is_locked(descriptor: int) -> bool:
