@@ -310,6 +310,14 @@ def test_what_is_meant_for_elect_does_not_reach_its_command(tmp_path: Path) -> N
     ], log
 
 
+def test_a_variable_to_keep_is_named_without_a_value(tmp_path: Path) -> None:
+    code, _, log = said(tmp_path, "--keep-env", "ELECTORATE_X=1", "--", "true")
+    assert code == 2
+    assert log == (
+        "elect: --keep-env ELECTORATE_X=1: say the name of a variable alone, such as ELECTORATE_CONFIG\n"
+    )
+
+
 def test_a_variable_that_is_kept_is_seen() -> None:
     all = {"WATCHDOG_USEC": "1", "ELECTORATE_CONFIG": "x", "ELECTORATE_ID": "a", "PATH": "/bin"}
     assert surroundings(all, ()) == {"PATH": "/bin"}

@@ -99,6 +99,8 @@ def run(
     leave_first()
     if not shutil.which(command[0]):
         raise UserError(f"there is no program '{command[0]}' that can be run; see its name and your PATH")
+    if odd := next((name for name in keep_env or () if "=" in name), None):
+        raise UserError(f"--keep-env {odd}: say the name of a variable alone, such as ELECTORATE_CONFIG")
     owner = user_of(user, group)
     environment = surroundings(os.environ, keep_env or ())
     cluster, directory = prepare(config, id, data, log_format, log_level)
