@@ -23,30 +23,30 @@ with atheris.instrument_imports(include=["electorate.runtime"]):
     from electorate.runtime.host import Host
     from electorate.runtime.secret import new
 
+from electorate.cli.plan import reserved_ports
+
 ABORT = struct.pack("ii", 1, 0)
 
 
 class Door:
     """Two nodes that listen, one with a secret; each is the only one of its cluster that is up."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, ports: list[int]) -> None:
         logging.getLogger("electorate").setLevel(logging.CRITICAL)
         (place / "secret").write_text(new())
         (place / "secret").chmod(0o600)
         self.loop = asyncio.new_event_loop()
         self.raised: list[Any] = []
         self.loop.set_exception_handler(lambda _, context: self.raised.append(context))
+        secrets = {"open": {}, "shut": {"secret_file": str(place / "secret")}}
         self.hosts = [
-            self.host(place / name, secret)
-            for name, secret in (("open", {}), ("shut", {"secret_file": str(place / "secret")}))
+            self.host(place / name, port, secret)
+            for port, (name, secret) in zip(ports, secrets.items(), strict=True)
         ]
         for host in self.hosts:
             self.loop.run_until_complete(host.start())
 
-    def host(self, data: Path, secret: dict[str, str]) -> Host:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+    def host(self, data: Path, port: int, secret: dict[str, str]) -> Host:
         nodes = {
             "a": {"address": f"127.0.0.1:{port}"},
             "b": {"address": "127.0.0.1:1"},
@@ -75,7 +75,7 @@ class Door:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as place:
-        door = Door(Path(place))
+    with reserved_ports(2) as ports, tempfile.TemporaryDirectory() as place:
+        door = Door(Path(place), ports)
         atheris.Setup(sys.argv, door.take)
         atheris.Fuzz()

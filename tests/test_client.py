@@ -597,7 +597,7 @@ def test_systemd_is_told_how_it_goes(tmp_path: Path, name: str) -> None:
         def heard(wanted: str) -> list[str]:
             deadline, said = time.monotonic() + BOUND, [systemd.recv(4096).decode()]
             while not said[-1].startswith(wanted):
-                assert time.monotonic() < deadline, said
+                assert time.monotonic() < deadline, set(said)
                 said.append(systemd.recv(4096).decode())
             return said
 

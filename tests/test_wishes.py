@@ -254,7 +254,7 @@ def test_an_heir_that_has_fallen_silent_does_not_end_a_leadership() -> None:
         table.settle()
     assert not heirs(table)
     table["c"].fire("transfer")
-    assert table["c"].notices == [TransferLapsed(E, "a", (0, 0))]
+    assert table["c"].notices == [TransferLapsed(E, "a", None, "quiet")]
     assert table.leaders() == ["c"]
     table.do("c", Node.resign, E)
     assert heirs(table) == {"d"}, "the best of those that answer"
@@ -343,7 +343,7 @@ def test_an_heir_that_is_awaited_is_forgotten_only_by_another_wish_that_says_so(
 ) -> None:
     in_time, too_late, told = AWAITING[second]
     meanwhile = ["1.3 open a d", f"1.5 expect leader {in_time}"] if comes else ["1.3 expect leader any"]
-    late = [("a", "late")] if not (comes or told) else []
+    late = [("a", "quiet")] if not (comes or told) else []
     assert told + late == played(
         algorithm,
         "1.0 part d a",
@@ -367,7 +367,7 @@ def test_an_heir_that_is_not_there_just_as_the_work_ends_is_awaited(algorithm: s
         "1.2 vacate d",
         *(["1.3 open a d"] if comes else ["1.55 expect leader d"]),
         f"2.0 expect leader {'a' if comes else 'c'}",
-    ) == ([] if comes else [("a", "late")])
+    ) == ([] if comes else [("a", "quiet")])
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -84,7 +84,7 @@ def test_an_heir_that_was_lost_meanwhile_is_replaced(named: bool) -> None:
     if named:
         assert table.leaders() == ["c"]
         table["c"].fire("transfer")
-        assert table["c"].notices == [TransferLapsed(E, "b", (0, 0))]
+        assert table["c"].notices == [TransferLapsed(E, "b", None, "quiet")]
     assert {message.heir for message in resigned(table)} == {"a"}
 
 

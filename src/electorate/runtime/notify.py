@@ -44,6 +44,7 @@ async def notified(host: Host) -> AsyncIterator[None]:
         yield
         return
 
+    first = host.config.elections[0]
     pause = watchdog_pause()
     deaf = False
 
@@ -59,7 +60,7 @@ async def notified(host: Host) -> AsyncIterator[None]:
             deaf = True
 
     def tell(kind: str, what: dict[str, Any]) -> None:
-        if what["election"] == host.config.elections[0]:
+        if what["election"] == first:
             say(f"STATUS={what['election']}: {what['role']}, leader {what['leader']}, term {what['term']}")
 
     async def live(pause: float) -> None:
@@ -68,6 +69,8 @@ async def notified(host: Host) -> AsyncIterator[None]:
             await asyncio.sleep(pause)
 
     say("READY=1")
+    if view := host.view(first):
+        tell("view", {"election": first, "role": view.role, "leader": view.leader, "term": view.term})
     host.observe(tell, "view")
     living = asyncio.create_task(live(pause)) if pause else None
     try:
