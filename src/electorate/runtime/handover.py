@@ -210,6 +210,7 @@ class Handover:
             raise ValueError(
                 f"node {leader} leads '{wish.election}', and node {self.host.id} does not reach it"
             )
+        view = self.host.view(wish.election)
         self.number += 1
         number = (self.host.started.incarnation << 32) + self.number
         answered: asyncio.Future[Answered] = self.host.loop.create_future()
@@ -221,7 +222,7 @@ class Handover:
             if answered.done():
                 return answered.result()
             why = f"node {leader} has not answered, and may do it yet"
-            return Answered(number, How.UNDER_WAY, why, None, 0)
+            return Answered(number, How.UNDER_WAY, why, None, view.term if view else 0)
         finally:
             del self.asked[number]
 
