@@ -58,6 +58,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "runtime/handover.py": ("handover", "web_commands"),
     "engines/embedded.py": ("handover",),
     "runtime/door.py": ("runtime_faults",),
+    "runtime/notify.py": ("client",),
     "runtime/control.py": ("control", "client"),
     "errors": ("runtime_contact",),
     "leadership": LEADERSHIP,

@@ -29,6 +29,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from electorate.cli.plan import reserved_ports
 from electorate.runtime.control import address
+from electorate.runtime.notify import notified
 from electorate.runtime.telemetry import trace_elections
 from tests.runtime_hosts import E, blocked, cluster, in_loop
 
@@ -610,6 +611,22 @@ def test_systemd_is_told_how_it_goes(tmp_path: Path, name: str) -> None:
             made.processes["a"].terminate()
             assert heard("STOPPING=1")
             assert made.processes["a"].wait(BOUND) == 0
+
+
+@in_loop
+async def test_systemd_is_told_who_leads_though_that_was_so_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is served beside the node may make it ready late."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(BOUND)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        async with cluster(tmp_path, "a") as at:
+            await at.agreed()
+            async with notified(at.hosts["a"]):
+                assert systemd.recv(4096) == b"READY=1"
+                assert systemd.recv(4096).startswith(b"STATUS=main: leader, leader a, term ")
 
 
 def test_a_supervisor_that_is_gone_does_not_stop_a_node(tmp_path: Path) -> None:

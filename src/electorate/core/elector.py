@@ -178,6 +178,11 @@ class Elector:
         return self.contends and self.node.now >= max(self.stands_back_until, self.quiet_until)
 
     @property
+    def is_ready(self) -> bool:
+        """If I want to lead, I could now."""
+        return not (self.contends and self.is_amnesiac())
+
+    @property
     def quiet_until(self) -> float:
         """Before then I back nobody: what an earlier life of mine promised is not in my store."""
         forgotten = self.has_voted_before or self.node.lost_store
@@ -294,7 +299,7 @@ class Elector:
         if self.intended is None or self.intended[0] != follower:
             return
         heir, until, force = self.intended
-        ready = heir in self.contenders and heir not in self.unready and self.node.peers[heir].connected
+        ready = heir in self.able and self.node.peers[heir].connected
         if ready and (force or not self.is_behind(heir)) and self.node.now < until:
             self.give_up(heir, wished=True, force=force)
 
@@ -340,9 +345,13 @@ class Elector:
         return max(fresh, key=lambda heir: self.rank_of(heir, self.contenders[heir]), default=None)
 
     @property
+    def able(self) -> list[NodeId]:
+        """The contenders that could lead."""
+        return [heir for heir in self.contenders if heir not in self.unready]
+
+    @property
     def ready_heirs(self) -> list[NodeId]:
-        able = [heir for heir in self.contenders if heir not in self.unready]
-        return [heir for heir in able if self.node.peers[heir].is_there(self.node.now)]
+        return [heir for heir in self.able if self.node.peers[heir].is_there(self.node.now)]
 
     def stand_back(self) -> None:
         """Let another lead: try again only when it has, or if nobody does."""
@@ -897,10 +906,9 @@ class Elector:
         incarnation, epoch = self.node.watch(leader)
         if self.is_forgotten:
             epoch = NO_SUPPORT
-        ready = not (self.contends and self.is_amnesiac())
         about = (self.name, self.leader_term, incarnation, epoch)
-        self.send(leader, Follow(*about, self.contends, self.position, ready))
-        if ready:
+        self.send(leader, Follow(*about, self.contends, self.position, self.is_ready))
+        if self.is_ready:
             self.node.moved[leader].pop(self.name, None)
         else:
             self.node.moved[leader][self.name] = self
@@ -909,7 +917,7 @@ class Elector:
         """It has changed since I said Follow, or I could not lead then; as soon as I can."""
         if self.leader != leader:
             del self.node.moved[leader][self.name]
-        elif not (self.contends and self.is_amnesiac()):
+        elif self.is_ready:
             self.say_follow(leader)
 
     def face_rival(self, rival: NodeId, lead: Lead) -> None:

@@ -10,7 +10,6 @@ then, that is said, those that were read before stay in use, and each handshake 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 import ssl
@@ -25,7 +24,7 @@ from electorate.core.model import NodeId
 from electorate.errors import UserError
 from electorate.runtime.config import Config
 from electorate.runtime.private import stamp
-from electorate.runtime.tls import expiry, no_password
+from electorate.runtime.tls import expiry, no_password, rehearse
 from electorate.web.answers import Complaint
 
 PROBES = ("/leader", "/health", "/ready")
@@ -86,12 +85,7 @@ class Certificate:
         client.check_hostname = False
         client.load_verify_locations(self.cert)
         client.verify_flags = ssl.VerifyFlags(ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN | NO_CHECK_TIME)
-        asked, answered = ssl.MemoryBIO(), ssl.MemoryBIO()
-        sides = client.wrap_bio(answered, asked), context.wrap_bio(asked, answered, server_side=True)
-        for side in sides * 2:
-            with contextlib.suppress(ssl.SSLWantReadError):
-                side.do_handshake()
-        return expiry(sides[0].getpeercert())
+        return expiry(rehearse(context, client))
 
     def refresh(self) -> None:
         """Before a handshake: if the files have changed, or could not be used, use them as they are now."""
